@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> None:
     memory = Memory()
     memory.start()
     settings = Settings(fps="all" if fps == "all" else float(fps))
-    config = replace(laptop(), videos=(videos,), out=out, settings=settings)
+    config = replace(laptop(), videos=(videos,), out=out, settings=settings, in_process="never")
     first: list[float] = []
     began = time.time()
     ray.init(

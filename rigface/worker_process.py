@@ -86,6 +86,7 @@ class WorkerProcess:
                 pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,
+                process_group=0,  # Ctrl-C is for the parent, with which it ends
             )
         self._pipe, self._ready = Connection(parent_end.detach()), False
         self._pipe.send(self._start)

@@ -107,7 +107,11 @@ def test_a_file_keeps_the_rules(path):
         ("rigface.types, rigface.schema, rigface.errors, rigface.edits", {"torch", "ray", "cv2"}),
         ("pipelines.cli.main", {"torch", "mediapipe", "diffusers"}),
         ("pipelines.extract.frame_processor", {"torch", "diffusers"}),  # of the children that decode and detect
-        ("rigface.editor", {"diffusers", "transformers", "ray"}),
+        ("pipelines.extract.job", {"torch", "ray", "boto3", "mediapipe"}),
+        (
+            "pipelines.edit.job, rigface.refiner.preview_refiner",
+            {"diffusers", "transformers", "ray", "boto3", "pandas", "torch._dynamo"},
+        ),
         ("serve.app", {"torch", "diffusers"}),
     ],
 )

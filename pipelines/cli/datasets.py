@@ -51,6 +51,8 @@ class ExtractCommand:
         if len(self.paths) < 2:
             raise PlanError("want VIDEOS... OUT: inputs, then the output. `rigface extract --help` has examples")
         config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
+        if self.workers and config.in_process == "auto":
+            config = replace(config, in_process="never")
         if self.dry_run:
             from pipelines.extract.dry_run import preview
 

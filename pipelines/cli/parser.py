@@ -11,7 +11,6 @@ from typing import Protocol
 import tyro
 
 from pipelines.cli.commands import MODULES
-from pipelines.cluster.submit import JOBS
 
 
 class Command(Protocol):
@@ -28,6 +27,6 @@ def parse(argv: Sequence[str]) -> Command:
     default = module.default_of(name, words) if MODULES[name] in ("datasets", "learning") else {}
     if name == "submit":  # its words and those of the job stand in one line
         words, job = module.split(words)
-        inner = parse(job) if job and job[0] in JOBS else None
+        inner = parse(job) if job and job[0] in module.submit.JOBS else None
         default = {"default": module.SubmitCommand(job=tuple(job), command=inner)}
     return tyro.cli(module.COMMANDS[name], prog=f"rigface {name}", args=words, **default)

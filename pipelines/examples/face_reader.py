@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pipelines.examples.layout import head_of
 from rigface import schema
@@ -85,6 +84,8 @@ def face_at(name: str) -> tuple[Face, HeadSpec]:
     wanted &= pc.ends_with(pc.field("uri"), match["input"])
     if match["track"]:
         wanted &= pc.field("track") == int(match["track"])
+    import pyarrow.dataset as ds  # imports pandas
+
     rows = ds.dataset(store.at("faces"), filesystem=store.fs, format="parquet").to_table(filter=wanted)
     if len(rows) != 1:
         keys = rows.select(["uri", "frame_index", "track"]).slice(0, 3).to_pylist()

@@ -139,6 +139,8 @@ class ExtractConfig:
     write: Pool = field(default_factory=Pool)
     address: str = ""
     """Ray cluster to join (`auto` or host:port). Empty: that of RAY_ADDRESS, else a local cluster is started."""
+    in_process: Literal["auto", "always", "never"] = "auto"
+    """Run without Ray, in this process. auto: a few photos or a short clip, unless --workers or --address are given."""
     object_store_mb: int = 500  # Shared memory of a local cluster.
     overwrite: bool = False  # Delete the dataset in OUT and start again.
     retry_errors: bool = False  # Retry inputs that ended as an error in an earlier run.

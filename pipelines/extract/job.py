@@ -1,6 +1,7 @@
 """Extract job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
 
-    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write (Ray Data)
+    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write
+         (on Ray Data: dataflow.py, or in this process if they are few: in_process.py)
          -> finalize every input -> identities
 
 A unit is done when its object exists, an input when its row does; see dataset.py. The driver only counts: each unit
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 
 from pipelines.cluster import session
-from pipelines.extract import components, dataflow, stages
+from pipelines.extract import components, dataflow, in_process, stages
 from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S, InputFinalizer
@@ -210,21 +211,26 @@ class _Run:
         self.dataset.reopen([uri for uri in waiting if uri in has_row])  # parts of a finished input were deleted
         complete = [plan for uri, plan in plans.items() if uri not in waiting and uri not in has_row]
         self.progress.expect(len(waiting) + len(complete), len(units), sum(unit.expected for unit in units))
-        if units:
+        is_small = in_process.is_chosen(self.config, units)
+        if units and not is_small:
             self._connect()
         for plan in complete:
             self._finalizer.add(plan)
         if units:
-            self._run_units(plans, waiting, units)
+            self._run_units(plans, waiting, units, is_small)
         self._finalizer.flush(wait=True)
 
-    def _run_units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], units: list[UnitPlan]) -> None:
+    def _run_units(
+        self, plans: dict[str, Plan], waiting: dict[str, set[str]], units: list[UnitPlan], is_small: bool
+    ) -> None:
         expected = {unit.unit_id: unit.expected for unit in units}
         crashes: deque[str | None] = deque(maxlen=CRASH_WINDOW)
         crashed: set[str] = set()  # inputs
         began = time.monotonic()
-        self.progress.message(f"{len(units):,} units of work; starting the actors")
-        for record in dataflow.run_units(self.config, *self.specs, units):
+        where = "in this process (--workers, --address: on Ray)" if is_small else "starting the actors"
+        self.progress.message(f"{len(units):,} units of work, {where}")
+        run_units = in_process.run_units if is_small else dataflow.run_units
+        for record in run_units(self.config, *self.specs, units):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
                 self.progress.message(f"{len(units):,} units of work")

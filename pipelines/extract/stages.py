@@ -96,6 +96,11 @@ class DetectFaces:
             unit.set_faces(blob)
             return
 
+    def close(self) -> None:
+        """Stop the child processes."""
+        for child in self._children.values():
+            child.close()
+
     def _child(self, remote: bool) -> WorkerProcess:
         if remote not in self._children:
             arguments = {"settings": self._settings, "network": remote}
@@ -229,11 +234,21 @@ class StageActor:
     def __call__(self, row: pa.Table) -> pa.Table:
         """One row in, one row out."""
         unit = Unit.from_arrow(row)
+        self.run(unit)
+        return unit.to_arrow()
+
+    def run(self, unit: Unit) -> None:
+        """Do the stages on a unit."""
         for stage in self._stages:
             if unit.has_faces or stage.name in (DetectFaces.name, Write.name):
                 with measured(stage.name, unit):
                     stage(unit)
-        return unit.to_arrow()
+
+    def close(self) -> None:
+        """Stop the child processes."""
+        for stage in self._stages:
+            if isinstance(stage, DetectFaces):
+                stage.close()
 
 
 @contextmanager

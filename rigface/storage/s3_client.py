@@ -15,6 +15,8 @@ Path: `objects` -> `call` -> boto3 -> S3, or whatever answers like it.
 Configured by the environment like every AWS tool: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE,
 keys, web identity, the instance's role. With an endpoint, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts
 them into the host's name.
+
+boto3 is imported at the first request: every process of a job imports this module, and most read from disks.
 """
 
 import functools
@@ -26,11 +28,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import boto3
-import botocore.exceptions as boto
 import pyarrow.fs as pafs
-from botocore.config import Config
-from botocore.parsers import ResponseParserError
 
 from rigface.errors import PlanError, StorageGone
 from rigface.telemetry.instruments import Metric
@@ -117,6 +115,9 @@ def client() -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _client(environment: tuple[tuple[str, str], ...]) -> Any:
+    import boto3
+    from botocore.config import Config
+
     config = Config(
         retries={"total_max_attempts": 1},
         connect_timeout=CONNECT_S,
@@ -172,6 +173,9 @@ def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T
 
 
 def _is_transient(error: Exception) -> bool:
+    import botocore.exceptions as boto
+    from botocore.parsers import ResponseParserError
+
     if isinstance(error, boto.ClientError):
         return _code(error) in _RETRIED_CODES or _status(error) in (408, 429, 500, 502, 503, 504)
     if isinstance(error, boto.HTTPClientError) and "CERTIFICATE" in str(error):
@@ -182,6 +186,9 @@ def _is_transient(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     """A transient error as a label, of which there are few."""
+    import botocore.exceptions as boto
+    from botocore.parsers import ResponseParserError
+
     if isinstance(error, boto.ClientError):
         return code if (code := _code(error)) in _RETRIED_CODES else str(_status(error))
     kinds: dict[str, tuple[type[Exception], ...]] = {
@@ -206,6 +213,8 @@ def _status(error: Any) -> int:
 
 def _translated(error: Exception, what: str) -> Exception:
     """The error as one of Python's own or of this project; one that is not botocore's stays as it is."""
+    import botocore.exceptions as boto
+
     if isinstance(error, boto.NoCredentialsError):
         return PlanError(
             f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this "

@@ -34,8 +34,8 @@ def clips_on_s3(clips, bucket) -> str:
 
 
 @pytest.fixture(scope="session")
-def whole(ray_cluster, clips, tmp_path_factory) -> str:
-    """The dataset of an undisturbed run, on a disk."""
+def whole(clips, tmp_path_factory) -> str:
+    """The dataset of an undisturbed run in this process, on a disk."""
     out = str(tmp_path_factory.mktemp("whole") / "out")
     extract(debug((str(clips),), out), Progress(Console(file=io.StringIO())))
     return out
@@ -73,11 +73,23 @@ def nothing_lost(whole, results, request) -> Callable[..., Count]:
 
 @pytest.fixture
 def command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `rigface extract --preset debug` as a process; its output is in its `log`."""
+    """Starts `rigface extract --preset debug` as a process, on Ray; its output is in its `log`."""
     started: list[subprocess.Popen] = []
 
     def start(videos: str, out: str, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-        words = [sys.executable, "-m", "pipelines", "extract", videos, out, "--preset", "debug", *more]
+        words = [
+            sys.executable,
+            "-m",
+            "pipelines",
+            "extract",
+            videos,
+            out,
+            "--preset",
+            "debug",
+            "--in-process",
+            "never",
+            *more,
+        ]
         log = open(tmp_path / f"command {len(started)}.log", "w+")  # noqa: SIM115 - read by the test
         process = subprocess.Popen(
             words, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,

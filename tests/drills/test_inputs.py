@@ -18,14 +18,14 @@ from tests.drills.poison import HalfReadFrameProcessor, poisoned
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, monkeypatch):
+def test_poisoned_inputs(clips, silent, nothing_lost, tmp_path, monkeypatch):
     """Two files that crash the decoder among good ones: two tries each, a row each, and the rows of the others."""
     folder, out, tries = tmp_path / "clips", tmp_path / "out", tmp_path / "tries"
     shutil.copytree(clips, folder)
     for i in range(2):
         fakes.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
     monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries))
-    summary = extract(debug((str(folder),), str(out), workers=2), silent)
+    summary = extract(debug((str(folder),), str(out)), silent)
     assert Counter(tries.read_text().splitlines()) == {str(folder / f"poison {i}.mp4"): 2 for i in range(2)}
     quarantined = {name: rows[0] for name, rows in inputs(str(out)).items() if "poison" in name}
     assert len(quarantined) == 2
@@ -39,12 +39,12 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
     nothing_lost(str(out), quarantined=len(quarantined))
 
 
-def test_half_read_units_are_repaired(ray_cluster, clips, silent, nothing_lost, tmp_path, monkeypatch):
+def test_half_read_units_are_repaired(clips, silent, nothing_lost, tmp_path, monkeypatch):
     """A disk that fails in the middle of four files: what was read counts as unfinished, and `--retry-errors` repairs
     it.
     """
     out, log = tmp_path / "out", tmp_path / "log"
-    config = debug((str(clips),), str(out), workers=2)
+    config = debug((str(clips),), str(out))
     monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, log, HalfReadFrameProcessor))
     extract(replace(config, identities=False), silent)
     monkeypatch.undo()
@@ -57,13 +57,13 @@ def test_half_read_units_are_repaired(ray_cluster, clips, silent, nothing_lost, 
     nothing_lost(str(out), half_read=len(read))
 
 
-def test_sources_that_are_away(ray_cluster, clips, silent, nothing_lost, tmp_path):
+def test_sources_that_are_away(clips, silent, nothing_lost, tmp_path):
     """All sources away stop the job; some away are reported; both times every row stays."""
     folder, away, out = tmp_path / "clips", tmp_path / "away", tmp_path / "out"
     shutil.copytree(clips, folder)
     paths = sorted(folder.iterdir())
     (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
-    config = debug((str(tmp_path / "list.txt"),), str(out), workers=2)
+    config = debug((str(tmp_path / "list.txt"),), str(out))
     extract(config, silent)
     folder.rename(away)
     with pytest.raises(JobBroken, match="mount the disk"):

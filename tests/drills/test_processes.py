@@ -85,7 +85,8 @@ def watch():
         match = re.search(r"([0-9.]+)% full", memory_summary(address=address, stats_only=True))
         fullest.append(float(match[1]) if match else 0.0)
 threading.Thread(target=watch, daemon=True).start()
-extract(replace(config, settings=settings, detect_faces=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
+config = replace(config, in_process="never", settings=settings, object_store_mb=int(store))
+extract(replace(config, detect_faces=Pool(actors=2, cpus=0.5), **pools))
 done.set()
 print(max(fullest))
 """

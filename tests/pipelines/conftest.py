@@ -31,8 +31,8 @@ def zoo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(ray_cluster, zoo, tmp_path_factory) -> Path:
-    """The dataset of the zoo, extracted without interruption. Read only."""
+def finished(zoo, tmp_path_factory) -> Path:
+    """The dataset of the zoo, extracted in this process, without interruption. Read only."""
     from pipelines.extract.job import extract
 
     out = tmp_path_factory.mktemp("finished") / "out"

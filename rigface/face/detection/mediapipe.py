@@ -31,7 +31,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -95,7 +97,7 @@ class MediapipeDetector:
         self.spec = DetectorSpec("mediapipe", f"face_landmarker-{assets.fingerprint(path)}", 478, BLENDSHAPES)
         self._small_faces, self._tile_limit = small_faces, tiles
         self._glimpsed = 0
-        with _quiet():
+        with _quiet(), _without_plots():
             from mediapipe.tasks.python import BaseOptions, vision
 
             self._landmarker: Any = vision.FaceLandmarker.create_from_options(
@@ -292,6 +294,28 @@ def _close_now(*tasks: Any) -> None:
                 task.close()
             except RuntimeError:
                 task._handle = None
+
+
+class _StandIn(ModuleType):
+    """A module that imports the real one when something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self.__name__), name)
+
+
+@contextmanager
+def _without_plots() -> Iterator[None]:
+    """Let MediaPipe be imported without matplotlib and sounddevice, which take two thirds of the time of its import."""
+    pyplot = _StandIn("matplotlib.pyplot")
+    parent = _StandIn("matplotlib")
+    parent.__dict__["pyplot"] = pyplot
+    absent = {m.__name__: m for m in (parent, pyplot, _StandIn("sounddevice")) if m.__name__ not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextmanager

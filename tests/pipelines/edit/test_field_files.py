@@ -47,11 +47,11 @@ def field(shared):
 
 
 @pytest.fixture(scope="module")
-def out(field, ray_cluster, tmp_path_factory):
+def out(field, tmp_path_factory):
     folder = tmp_path_factory.mktemp("field") / "out"
     inputs = ["list_utf16.txt" if name == "sdr.mp4" else name for name in EXPECTED]
-    config = laptop(tuple(str(field / name) for name in inputs), str(folder), workers=2)
-    extract(replace(config, settings=Settings(fps="all")), Progress(Console(file=io.StringIO())))
+    config = laptop(tuple(str(field / name) for name in inputs), str(folder))
+    extract(replace(config, settings=Settings(fps="all"), in_process="always"), Progress(Console(file=io.StringIO())))
     return folder
 
 

@@ -45,7 +45,7 @@ def face_of_the_clip():
 
 
 @pytest.mark.slow
-def test_user_provided_weights_give_complete_rows(ray_cluster, weights, silent, tmp_path):
+def test_user_provided_weights_give_complete_rows(weights, silent, tmp_path):
     settings = Settings(
         fps=5, chunk_frames=7, detector="insightface", detector_folder=str(weights / "pack"), identity="arcface",
         parser="segformer", parser_folder=str(weights / "parser"),

@@ -60,10 +60,10 @@ def bad(shared):
 
 
 @pytest.fixture(scope="module")
-def out(bad, ray_cluster, tmp_path_factory):
+def out(bad, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "out"
-    config = laptop((str(bad),), str(folder), workers=2)
-    extract(replace(config, settings=Settings(fps="all")), Progress(Console(file=io.StringIO())))
+    config = laptop((str(bad),), str(folder))
+    extract(replace(config, settings=Settings(fps="all"), in_process="always"), Progress(Console(file=io.StringIO())))
     return folder
 
 

@@ -82,7 +82,6 @@ def test_rewrite_changes_only_the_identity_column(copy):
     assert after.schema.metadata == before.schema.metadata
 
 
-@pytest.mark.slow
 def test_names_stay_after_videos_are_added(copy, zoo, silent, tmp_path):
     before = names(copy)
     more = tmp_path / "more"

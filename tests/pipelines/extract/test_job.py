@@ -129,13 +129,12 @@ def test_second_run_does_nothing_and_starts_no_ray(finished, zoo, silent, monkey
     shutil.copytree(finished, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
-    summary = extract(debug((str(zoo),), str(out)), silent)
+    summary = extract(replace(debug((str(zoo),), str(out)), in_process="never"), silent)
     assert summary.done["units"] == 0
     assert summary.inputs == 8
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} == before
 
 
-@pytest.mark.slow
 def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_path):
     out, more = tmp_path / "out", tmp_path / "more"
     shutil.copytree(finished, out)
@@ -152,7 +151,6 @@ def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_pa
     assert len(new) == 14  # none of the six frames of the first content
 
 
-@pytest.mark.slow
 def test_deleted_objects_are_made_again_and_foreign_files_stay(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -173,7 +171,6 @@ def faces_of_parquet(out):
     return faces_of(out)
 
 
-@pytest.mark.slow
 def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -255,10 +252,12 @@ def test_progress_line_has_counts():
 
 
 @pytest.mark.slow
-def test_pool_per_stage_and_units_from_a_file_give_the_same_dataset(finished, zoo, silent, tmp_path, monkeypatch):
+def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(
+    ray_cluster, finished, zoo, silent, tmp_path, monkeypatch
+):
     """As on a cluster: every stage in actors of its own, faces passed between processes, units read from a file."""
     monkeypatch.setattr(dataflow, "MAX_BLOCKS", 1)
-    config = debug((str(zoo),), str(tmp_path / "out"))
+    config = replace(debug((str(zoo),), str(tmp_path / "out")), in_process="never")
     small = Pool(cpus=0.5)
     detect_faces = Pool(actors=2, max_actors=3, cpus=0.5)
     config = replace(config, detect_faces=detect_faces, reconstruct=small, mask_and_score=small, write=small)
@@ -267,7 +266,6 @@ def test_pool_per_stage_and_units_from_a_file_give_the_same_dataset(finished, zo
     assert inputs_of(tmp_path / "out").equals(inputs_of(finished))
 
 
-@pytest.mark.slow
 def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
     """As with millions of inputs: three at a time, and only their plans in memory."""
     monkeypatch.setattr(extract_module, "WINDOW", 3)
@@ -293,7 +291,7 @@ def test_expected_error_of_a_stage_reaches_the_caller(ray_cluster, zoo, silent, 
 
     monkeypatch.setattr(dataflow, "stage_arguments", without_network)
     with pytest.raises(MissingAsset) as raised:
-        extract(debug((str(zoo),), str(tmp_path / "out")), silent)
+        extract(replace(debug((str(zoo),), str(tmp_path / "out")), in_process="never"), silent)
     assert str(raised.value) == "no weights here"  # without Ray's text
     monkeypatch.undo()
     extract(debug((str(zoo),), str(tmp_path / "out")), silent)  # the dataset is unlocked and whole after it
@@ -346,8 +344,7 @@ def test_survey_follows_a_changed_storage_endpoint(zoo, bucket, monkeypatch):
     server.shutdown()
 
 
-@pytest.mark.slow
-def test_long_video_that_crashes_the_decoder_becomes_a_row(ray_cluster, zoo, silent, tmp_path, monkeypatch):
+def test_long_video_that_crashes_the_decoder_becomes_a_row(zoo, silent, tmp_path, monkeypatch):
     """It has as many units as would stop the job if each crash counted."""
     folder, out, tries = tmp_path / "in", tmp_path / "out", tmp_path / "tries"
     folder.mkdir()

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.extract.config import debug
+from pipelines.extract.job import extract
 from pipelines.extract.layout import record_of
 from pipelines.extract.stages import DetectFaces, StageActor, measured
 from pipelines.extract.unit import Unit
@@ -107,7 +109,7 @@ def test_loss_that_is_not_finite_is_recorded(recorded):
     assert [value for name, value, _ in recorded if name == "rigface_train_loss_finite"] == [1, 0, 0]
 
 
-def test_series_of_an_extract_job_are_at_the_endpoint(finished, tmp_path, s3_behind, monkeypatch):
+def test_series_of_an_extract_job_are_at_the_endpoint(ray_cluster, zoo, silent, tmp_path, s3_behind, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
 
     def retries(text: str) -> float:
@@ -115,7 +117,9 @@ def test_series_of_an_extract_job_are_at_the_endpoint(finished, tmp_path, s3_beh
 
     before = retries(scraped())  # counters start with the process: other tests may have had retries
     read_from_s3(s3_behind, monkeypatch)
-    fail_a_face(tmp_path)  # in the driver: the finished job had no failures
+    out = tmp_path / "job"
+    extract(replace(debug((str(zoo),), str(out)), in_process="never"), silent)
+    fail_a_face(tmp_path)  # in the driver: that job has no failures
     crash_a_child(tmp_path)
     expected = [m for m in metrics.ALL if not m.name.startswith("rigface_train")]
     text = scraped(
@@ -124,9 +128,9 @@ def test_series_of_an_extract_job_are_at_the_endpoint(finished, tmp_path, s3_beh
     )
     assert retries(text) == before + 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
-    units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
+    units = sum(1 for path in out.rglob("faces/??/*.parquet"))
     assert total(text, "rigface_units_total", status="ok") >= units > 0
-    frames = sum(record_of(pq.read_schema(path)).frames for path in finished.rglob("faces/??/*.parquet"))
+    frames = sum(record_of(pq.read_schema(path)).frames for path in out.rglob("faces/??/*.parquet"))
     assert all(
         total(text, "rigface_stage_frames_total", stage=name) >= frames > 0 for name in ("detect_faces", "write")
     )
