@@ -10,13 +10,14 @@ fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel looks up its posi
 * Around the face rings carry hair, ears and neck along (`surround_mesh.py`).
 * Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
   was hidden (`inpainting.py`). Without a mask the surroundings are bent along.
-* Light is multiplied by the ratio of the two shadings (`pixel_kernel.py`).
+* Light is multiplied by the ratio of the two shadings (`pixel_kernel.py`). A black-and-white or toned photograph is lit
+  without colour.
 
 With the source's own coefficients the result is the source, to rounding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -35,6 +36,7 @@ from rigface.face.preview import pixel_kernel
 from rigface.face.preview.eye_mouth_openings import Opening, close_opening, find_openings
 from rigface.face.preview.inpainting import inpaint_background
 from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, ring_triangles, surround_mesh
+from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import rasterize
 from rigface.face.rendering.renderer import vertex_normals
@@ -45,7 +47,9 @@ GAMMA = 2.2
 RATIO = (0.12, 4.0)  # darkest and brightest change of light that 8-bit pixels survive
 DARKEST = 0.15  # shading below this share of the source's mean is noise, not light
 TINT = 0.35  # log of the largest change of colour from place to place; a fitted light is no surer than that
-SEEN = (0.05, 0.35)  # cosine to the viewer at which a piece of skin counts as not seen, and as seen
+# Cosine to the viewer at which a piece of skin counts as not seen, and as seen. Nearer to the outline the fit is off by
+# some pixels, and the background would show on the cheek. Hair, ears and neck are placed no better than that anyway.
+SEEN, HAIR_SEEN = (0.3, 0.6), (0.05, 0.35)
 SOFT_MASK = 0.006  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
@@ -78,8 +82,10 @@ class Previewer:
 
         The mask (S, S) uint8 is 255 on the person in the crop.
         """
-        size, mesh = len(crop), self._mesh
+        size, mesh, grey = len(crop), self._mesh, is_grey(crop)
         both = _pair(source, wanted)
+        if grey:
+            both = replace(both, light=both.light.mean(-1, keepdim=True).expand_as(both.light))
         unposed, skull = self._unposed(both)
         vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
@@ -87,7 +93,7 @@ class Previewer:
         straight_rim = self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, mesh.rim]
         around = surround_mesh(straight_rim, points[0, mesh.rim], both, size, skull)
         normals = vertex_normals(vertices, self._head.faces)
-        shown = _shown(normals[..., 2].numpy(), mesh.mirror)
+        shown = _shown(normals[..., 2].numpy(), mesh.mirror, SEEN)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
         drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
         fragments = rasterize(torch.from_numpy(drawn)[None], mesh.triangles, size)
@@ -97,8 +103,8 @@ class Previewer:
         new_mask = np.empty_like(hard)
         pixel_kernel.paint_pixels(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
-            _inside_of_mouth(crop, points[0]), cv2.copyMakeBorder(crop, 1, 2, 1, 2, cv2.BORDER_REPLICATE), hard, soft,
-            back, hole, image, new_mask, invented,
+            _inside_of_mouth(crop, points[0], grey), cv2.copyMakeBorder(crop, 1, 2, 1, 2, cv2.BORDER_REPLICATE), hard,
+            soft, back, hole, image, new_mask, invented,
         )  # fmt: skip
         return Preview(image, None if mask is None else new_mask, invented)
 
@@ -154,7 +160,7 @@ class _Mesh:
         sides = np.ones((len(mirrored), ring))
         if masked:
             facing = around.normals[:, :ring, 2].numpy()
-            sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
+            sides[:-1] = np.maximum(_shown(facing, self.across, HAIR_SEEN), around.neck)
         table[:, pixel_kernel.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
         table[count + len(around.before) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate(
             [s[2] for s in strips]
@@ -233,13 +239,13 @@ def _tempered(ratio: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
     return (grey * tint.exp()).clamp(*RATIO).pow(1 / GAMMA).numpy()
 
 
-def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+def _shown(facing: np.ndarray, mirror: np.ndarray, seen: tuple[float, float]) -> np.ndarray:
     """(V,) how well the source shows what the edit wants to see of each vertex, against its mirror image (V,).
 
     `facing` (2, V) is the cosine to the viewer, before and after.
     """
     before, after = facing
-    clear = np.clip((before - SEEN[0]) / (SEEN[1] - SEEN[0]), 0, 1)
+    clear = np.clip((before - seen[0]) / (seen[1] - seen[0]), 0, 1)
     no_worse = np.clip(1 - (after - before - 0.05) / 0.25, 0, 1)  # as grazing as it was: keep what the source has
     as_good = np.clip(1 - (clear[mirror] - clear - 0.05) / 0.4, 0, 1)  # the twin must be clearly better
     return np.asarray(np.maximum(np.maximum(clear, no_worse), as_good))
@@ -261,11 +267,11 @@ def _layers(
     return soft, *inpaint_background(crop, mask)
 
 
-def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _inside_of_mouth(crop: np.ndarray, points: np.ndarray, grey: bool) -> np.ndarray:
     """(3, 3) float32: the dark of this mouth and its tongue, from the lips' colour; its teeth, from the cheeks'."""
     lips = np.mean([_around(crop, points[k]) for k in LIPS], axis=0)
     skin = np.mean([_around(crop, points[k]) for k in CHEEKS], axis=0)
-    teeth = np.minimum(0.5 * skin + 0.5 * skin.max(), 255) * IVORY
+    teeth = np.minimum(0.5 * skin + 0.5 * skin.max(), 255) * (IVORY.mean() if grey else IVORY)
     return np.stack([THROAT * lips, TONGUE * lips, teeth]).astype(np.float32)
 
 

@@ -163,3 +163,32 @@ def test_moved_skin_keeps_its_fine_detail(preview, source):
     out = preview(np.dstack([picture] * 3), source, shifted).image[..., 0]
     energy = lambda image: np.diff(image[110:150, 110:150].astype(float)).var()  # noqa: E731
     assert energy(out) > 0.7 * energy(picture)  # half a pixel in both directions is the worst; read bilinearly: 0.5
+
+
+def test_black_and_white_picture_stays_without_colour(preview, source):
+    red, dim = np.zeros((2, 9, 3), np.float32)
+    red[0], dim[0], red[3, 0] = (3.0, 2.5, 2.0), (1.0, 1.5, 2.0), 1.0
+    grey = np.repeat(np.random.default_rng(0).integers(60, 200, (64, 64, 1), np.uint8), 3, axis=2)
+    grey = cv2.resize(grey, (256, 256), interpolation=cv2.INTER_CUBIC)
+    lit = replace(edited(source, yaw_deg=25, expression={"jaw_open": 1.0}), light=dim)
+    out = preview(grey, replace(source, light=red), lit).image
+    assert np.ptp(out.astype(int), axis=2).max() <= 1
+    assert np.abs(out.astype(int) - grey).mean() > 5
+
+
+def test_skin_at_the_outline_of_a_turned_head_is_read_from_the_other_cheek(preview, source):
+    turned = edited(source, yaw_deg=-30)
+    straight = edited(turned, yaw_deg=0)
+    # The photograph's outline lies within the fitted one, so white background shows there.
+    picture = np.full((256, 256, 3), 255, np.uint8)
+    cv2.fillConvexPoly(picture, outline(turned, 0.92), (110, 90, 80))
+    face = np.zeros((256, 256), np.uint8)
+    cv2.fillConvexPoly(face, outline(straight, 0.8), 1)
+    assert preview(picture, turned, straight).image[face > 0, 0].max() < 150
+
+
+def outline(params: FaceParams, share: float) -> np.ndarray:
+    """(N, 2) int32 the outline of the fitted face in a crop of 256, shrunk to a share."""
+    points = points_of(params)[:, :2]
+    hull, middle = cv2.convexHull(points.astype(np.float32)), points.mean(0)
+    return (middle + (hull - middle) * share).astype(np.int32)
