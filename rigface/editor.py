@@ -84,6 +84,11 @@ class Editor:
         """True if a model edits or corrects previews; else edits are previews."""
         return self._model is not None or self._refiner is not None
 
+    @property
+    def model(self) -> EditModel | None:
+        """The model that edits crops; None for previews, corrected or not."""
+        return self._model
+
     @classmethod
     def load(
         cls,

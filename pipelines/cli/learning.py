@@ -120,14 +120,14 @@ class TrainCommand:
 
 @dataclass(frozen=True)
 class EvaluateCommand(EvaluateConfig):
-    """Evaluate models on held-out people, beside the preview and four control editors, and write a report card.
+    """Evaluate models on held-out people, beside the preview and control editors, and write a report card.
 
-    DATA is a dataset of faces (all tasks, any model) or the output of `pair` (self-edits only, for models of its size
-    and style). Run the command again after a stop: it goes on.
+    FACES is a dataset of faces. Edits are made as `rigface edit` makes them. Run the command again after a stop: it
+    goes on.
 
       rigface evaluate out/faces out/card
-      rigface evaluate out/pairs out/card --models preview mini --limit 24
       rigface evaluate out/faces out/card --models preview mini mine=runs/mine/model --tasks self sweep
+      rigface evaluate out/faces out/new --against out/card
     """
 
     def run(self) -> int:
@@ -135,7 +135,7 @@ class EvaluateCommand(EvaluateConfig):
 
         card = evaluate(self, _say)
         if card is not None:
-            from pipelines.evaluate.report import print_tables
+            from rigface.evaluation.card_page import print_tables
 
             print_tables(card)
             print(f"{self.out.rstrip('/')}/card.html")

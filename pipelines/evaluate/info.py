@@ -32,18 +32,18 @@ class EvaluationInfo:
 
     settings: dict[str, Any]
     models: dict[str, EvaluatedModel]
-    size: int
+    size: int  # px
     commit: str
     packages: dict[str, str]
     date: str
 
     @staticmethod
-    def of(config: EvaluateConfig, models: Mapping[str, str], size: int) -> EvaluationInfo:
+    def of(config: EvaluateConfig, models: Mapping[str, str]) -> EvaluationInfo:
         """The run information of a run that begins now."""
         settings = {name: value for name, value in asdict(config).items() if name != "dry_run"}
         evaluated = {name: EvaluatedModel(place, fingerprint(place)) for name, place in models.items()}
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        return EvaluationInfo(settings, evaluated, size, run_info.git_commit(), run_info.versions(), date)
+        return EvaluationInfo(settings, evaluated, config.size, run_info.git_commit(), run_info.versions(), date)
 
 
 def fingerprint(model: str) -> str:

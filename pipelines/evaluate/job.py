@@ -1,5 +1,7 @@
 """Evaluate models: one test set, every model and the control editors, one protocol, one report card.
 
+Edits are made by `rigface.editor`, as `rigface edit` makes them.
+
     OUT/card.html            the page: figures, pictures, tables, the source of every number
     OUT/card.md, card.json, card.parquet     the same for other readers
     OUT/rows.parquet         every measured edit, from which the card can be made again
@@ -13,31 +15,28 @@ The rules of the protocol are in rigface/metrics.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units, unit_name
 from pipelines.evaluate import report
-from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.config import TASK_KINDS, EvaluateConfig
 from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import PlannedTask
-from pipelines.evaluate.tasks import TaskSource, source_of
+from pipelines.evaluate.tasks import FacesSource
 from pipelines.evaluate.worker import ROWS, EvaluateUnit, MeasuredWith
-from pipelines.examples.layout import has_examples, parts_of, spec_of
 from rigface import assets
 from rigface.edits import PREVIEW
 from rigface.errors import PlanError
 from rigface.evaluation.report import VERSION
 from rigface.evaluation.report_card import ReportCard
-from rigface.model.checkpoint import config_of
 from rigface.storage import lock
 from rigface.storage.store import Store
 
 UNIT_SIZE = 8  # tasks per unit of work
-PREVIEW_PX = 256  # of a preview that is evaluated alone
 
 
 def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> ReportCard | None:
@@ -48,22 +47,29 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         MissingAsset, BadCheckpoint: a model is missing, or does not fit.
         OutputBusy: another run writes to this output.
     """
-    data, models = Store(config.data), models_by_name(config.models)
-    size = config.size or _smallest(models, data)
-    tasks = _plan(source_of(data, size), config)
+    models = models_by_name(config.models)
+    tasks = _plan(FacesSource(Store(config.data)), config)
     people, names = len({task.person for task in tasks}), Counter(task.name for task in tasks)
     say(f"{len(tasks)} tasks of {people} people: " + ", ".join(f"{count} {name}" for name, count in names.items()))
-    say(f"{', '.join(models)} and the controls, compared at {size} px, up to {config.seeds} seeds each")
+    say(f"{', '.join(models)} and the controls, compared at {config.size} px, up to {config.seeds} seeds each")
     if config.dry_run:
         return None
     store = Store(config.out)
     with lock.hold(store) as check:
         run_info.load_own(store, "evaluate", (ROWS,))
-        info = EvaluationInfo.of(config, models, size)
+        info = EvaluationInfo.of(config, models)
         run_info.write(store, asdict(info))
         # A unit's name: its tasks, and everything else that decides their results.
-        fixed = [VERSION, sorted((n, m.place, m.fingerprint) for n, m in info.models.items()), config.seeds, size]
-        measured_with = MeasuredWith(config.detector, config.parser, config.identity)
+        fixed = [VERSION, sorted((n, m.place, m.fingerprint) for n, m in info.models.items()), config.seeds]
+        fixed.append(config.size)
+        measured_with = MeasuredWith(
+            config.detector,
+            config.parser,
+            config.identity,
+            config.lpips,
+            config.inception,
+            config.second_identity,
+        )
         fixed += [] if measured_with == MeasuredWith() else [asdict(measured_with)]
         groups = [tasks[first : first + UNIT_SIZE] for first in range(0, len(tasks), UNIT_SIZE)]
         units = [
@@ -76,7 +82,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
             config.out,
             models,
             config.seeds,
-            size,
+            config.size,
             config.pool.device,
             config.threads,
             measured_with,
@@ -86,8 +92,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
 
 
 def models_by_name(models: Sequence[str]) -> dict[str, str]:
-    """Name in the card -> `preview` or checkpoint, in the order given; PlanError if two share a name."""
-    models = models or ((PREVIEW, "mini") if assets.is_here("mini") else (PREVIEW,))
+    """Name in the card -> a name of `Editor.load`, in the order given; PlanError if two share a name."""
+    models = models or (PREVIEW, *(name for name in ("mini", "refiner") if assets.is_here(name)))
     by_name: dict[str, str] = {}
     for model in models:
         name, _, place = model.rpartition("=")
@@ -100,30 +106,8 @@ def models_by_name(models: Sequence[str]) -> dict[str, str]:
     return by_name
 
 
-def _smallest(models: Mapping[str, str], data: Store) -> int:
-    """The smallest of the models' sizes; PlanError if the data are examples that a model cannot take."""
-    configs = {name: config_of(place) for name, place in models.items() if place != PREVIEW}
-    if not has_examples(data):
-        return min([config.size for config in configs.values()], default=PREVIEW_PX)
-    spec = spec_of(data, parts_of(data))
-    for name, config in configs.items():
-        wanted = config.conditions
-        if replace(wanted, detail=False) != spec.conditions:
-            is_style = (wanted.render_style, wanted.size) != (spec.style, spec.size)
-            what = f"{wanted.render_style!r} at {wanted.size}" if is_style else "faces of another profile"
-            raise PlanError(
-                f"{data.uri}: these examples have renders in the style {spec.style!r} at {spec.size} px, {name} wants "
-                f"{what}; evaluate on the dataset of faces, from which any are composed"
-            )
-    return spec.size
-
-
-def _plan(source: TaskSource, config: EvaluateConfig) -> list[PlannedTask]:
-    kinds = config.tasks or source.kinds
-    if missing := sorted(set(kinds) - set(source.kinds)):
-        raise PlanError(
-            f"--tasks {', '.join(missing)}: examples hold self-edits only; evaluate on the dataset of faces"
-        )
+def _plan(source: FacesSource, config: EvaluateConfig) -> list[PlannedTask]:
+    kinds = config.tasks or TASK_KINDS
     tasks = source.plan(kinds, config)
     if not tasks:
         raise PlanError(f"{config.data}: no task of {', '.join(kinds)} can be made of the people held out here")

@@ -7,11 +7,7 @@ from pipelines.evaluate.config import TaskKind
 from rigface.edits import EditSpec
 
 Place = tuple[str, int]  # part and row
-SELF_EDITS = {  # kind of example -> row of the card; in all but the first the source was made by the preview
-    "pair": "self-edit",
-    "relit": "self-edit, re-lit",
-    "posed": "self-edit, posed",
-}
+SELF_EDIT, RELIT = "self-edit", "self-edit, re-lit"  # rows of the card; the preview made the source of the second
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,6 @@ class PlannedTask:
     relit: bool = False  # the source is given an invented light first
     sweep: tuple[str, str] | None = None  # its name, and its number
     clip: str | None = None  # its name
-    example: bool = False  # the row is one of examples/, which holds everything
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"edit": self.edit.to_dict()}

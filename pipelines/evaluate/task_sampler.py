@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate.config import EvaluateConfig, TaskKind
-from pipelines.evaluate.planned_task import SELF_EDITS, PlannedTask
+from pipelines.evaluate.planned_task import RELIT, SELF_EDIT, PlannedTask
 from pipelines.examples import pair_sampling
 from pipelines.examples.compose_example import TAKE
 from pipelines.examples.config import PairSettings
@@ -55,10 +55,10 @@ class TaskSampler:
         for k in range(len(chosen)):
             take = [name for name, edges in pair_sampling.EDGES.items() if chosen.deltas[name][k] >= edges[0]]
             edit = EditSpec.from_dict({"take": take})
-            yield self._task("self", SELF_EDITS["pair"], int(chosen.source[k]), edit, int(chosen.target[k]), truth=True)
+            yield self._task("self", SELF_EDIT, int(chosen.source[k]), edit, int(chosen.target[k]), truth=True)
         relight = EditSpec(frozenset({"light"}))
         for row in self._in_turns(limit // 4):
-            yield self._task("self", SELF_EDITS["relit"], row, relight, row, truth=True, relit=True)
+            yield self._task("self", RELIT, row, relight, row, truth=True, relit=True)
 
     def _cross_edits(self) -> Iterator[PlannedTask]:
         """One trait of another person at a time, as many of each; none if there is only one person."""

@@ -1,35 +1,39 @@
 """The worker of `evaluate`: tasks in, measured edits of every model and every control out.
 
-Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `measure` -> OUT/rows/<unit>.parquet, a row per edit and
-its picture.
+Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `measure_edits` -> OUT/rows/<unit>.parquet, a row per
+edit and its picture.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
 from pipelines.evaluate.planned_task import PlannedTask
-from pipelines.evaluate.tasks import Task, source_of
+from pipelines.evaluate.tasks import FacesSource, Task
 from pipelines.examples.layout import parquet_bytes
-from rigface.editor import EditModel
-from rigface.edits import PREVIEW
+from rigface.editor import Editor, profile_of
+from rigface.errors import MissingAsset
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
-from rigface.evaluation.estimator import Estimate, FaceEstimator
-from rigface.evaluation.rows import measure_edits
+from rigface.evaluation.card_page import PICTURE
+from rigface.evaluation.estimator import FaceEstimator
+from rigface.evaluation.measurements import Networks
+from rigface.evaluation.rows import Known, measure_edits
 from rigface.evaluation.samples import Edited
+from rigface.evaluation.strangers import Strangers, extractors_of
 from rigface.face.head.heads import load_head
 from rigface.image import encode_jpeg, to_image, to_tensor
 from rigface.metrics.image import resized
+from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
-from rigface.model_editor import ModelEditor, check_head
-from rigface.profile import OWN, ConditionSpec, FaceProfile
+from rigface.profile import OWN, FaceProfile
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
 
@@ -42,49 +46,69 @@ class Candidate:
     """An editor that is evaluated."""
 
     name: str  # in the card
-    spec: ConditionSpec  # of its conditions
-    paint: EditModel  # conditions and a seed to a picture
+    editor: Editor
+    profile: FaceProfile  # of the faces it takes
     seeds: int = 1  # how many it is asked with; 1 if chance plays no part
-    pipeline: RigFacePipeline | None = None  # None for the preview
+
+    @property
+    def pipeline(self) -> RigFacePipeline | None:
+        """The diffusion model; None for previews and refiners."""
+        return getattr(self.editor.model, "pipe", None)
 
 
-def candidate(name: str, model: str, seeds: int, device: str, size: int) -> Candidate:
-    """The preview with pictures of `size` px, or a checkpoint by a name of `RigFacePipeline.from_pretrained`.
-
-    MissingAsset or BadCheckpoint if there are no weights, or those of another head.
-    """
-    if model == PREVIEW:
-        return Candidate(name, ConditionSpec("texture", size), lambda conditions, _: conditions.render)
-    pipeline = RigFacePipeline.from_pretrained(model, device, autocast="auto")
-    config, process = pipeline.config, pipeline.config.process
-    check_head(pipeline, load_head(config.profile.head).spec)
-    is_deterministic = process.kind == "bridge" and not process.bridge_noise
-    return Candidate(name, config.conditions, ModelEditor(pipeline), 1 if is_deterministic else seeds, pipeline)
+def candidate(name: str, model: str, seeds: int, device: str) -> Candidate:
+    """An editor by a name of `Editor.load`, which says what may be wrong with it."""
+    editor, chance = Editor.load(model, device), False
+    if (pipeline := getattr(editor.model, "pipe", None)) is not None:
+        process = pipeline.config.process
+        chance = process.kind != "bridge" or bool(process.bridge_noise)
+    return Candidate(name, editor, profile_of(model), seeds if chance else 1)
 
 
-def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A picture, reduced to `size`, through a model's autoencoder and back: the best its latents can hold."""
+def round_trip(pipeline: RigFacePipeline) -> Callable[[np.ndarray], np.ndarray]:
+    """A picture, reduced to a model's size, through its autoencoder and back: the best its latents can hold."""
 
     @torch.no_grad()
     def encode_and_decode(picture: np.ndarray) -> np.ndarray:
-        latents = encode_target(pipeline.vae, to_tensor(resized(picture, size))[None].to(pipeline.device))
-        return to_image(decode(pipeline.vae, latents).clamp(0, 1))[0]
+        small = resized(picture, pipeline.config.size)
+        latents = encode_target(pipeline.vae, to_tensor(small[None]).to(pipeline.device))
+        out = to_image(decode(pipeline.vae, latents).clamp(0, 1))[0]
+        return np.asarray(cv2.resize(out, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC))
 
     return encode_and_decode
 
 
 @dataclass(frozen=True)
 class MeasuredWith:
-    """Networks of the measurement in place of those that the models' profile names."""
+    """Networks of the measurement: in place of those that the models' profile names, and further ones."""
 
     detector: str | None = None
     parser: str | None = None
     identity: str = "dlib"
+    lpips: str = ""  # folder
+    inception: str = ""  # folder
+    second_identity: str = ""  # ONNX file
 
     def estimator(self, profiles: set[FaceProfile]) -> FaceEstimator:
         """The estimator of the profile that all models share, or else of the own one."""
         profile = next(iter(profiles)) if len(profiles) == 1 else OWN
         return FaceEstimator.load(profile.adjusted(self.detector, self.parser), self.identity)
+
+    def judges(self) -> Strangers | None:
+        """The strangers that are installed."""
+        return None
+
+    def networks(self) -> Networks:
+        """LPIPS and Inception from their folders; MissingAsset without their files."""
+        lpips = self.lpips and Lpips(_file(self.lpips, "alexnet-owt-*.pth"), _file(self.lpips, "alex.pth"))
+        return Networks(lpips or None, InceptionFeatures(_file(self.inception, "*.pt")) if self.inception else None)
+
+
+def _file(folder: str, pattern: str) -> Path:
+    found = sorted(Path(folder).glob(pattern))
+    if not found:
+        raise MissingAsset(f"{folder}: want a file {pattern}; see docs/evaluation.md")
+    return found[0]
 
 
 class EvaluateUnit:
@@ -98,47 +122,51 @@ class EvaluateUnit:
         if threads:
             torch.set_num_threads(threads)
         self._out, self._size = lock.follow(Store(out)), size
-        self._source = source_of(Store(data), size)
-        self._candidates = [candidate(name, model, seeds, device, size) for name, model in models.items()]
+        self._source = FacesSource(Store(data))
+        self._candidates = [candidate(name, model, seeds, device) for name, model in models.items()]
         pipelines = [c.pipeline for c in self._candidates if c.pipeline is not None]
-        self._round_trip = round_trip(pipelines[0], size) if pipelines else None
-        profiles = {c.spec.profile for c in self._candidates if c.pipeline is not None}
-        self._estimator = measured_with.estimator(profiles)
-        self._estimates: dict[bytes, Estimate | None] = {}
+        self._round_trip = round_trip(pipelines[0]) if pipelines else None
+        self._estimator = measured_with.estimator({c.profile for c in self._candidates})
+        self._head, self._networks = load_head(self._estimator.head.name), measured_with.networks()
+        self._judges = measured_with.judges()
+        self._known = Known()
 
     def __call__(self, unit: str, plan: Sequence[PlannedTask]) -> dict[str, int]:
         """Do one unit; counts of edits measured, tasks done, and tasks refused."""
         tasks = [task for planned in plan if (task := self._source.task(planned)) is not None]
         edits = [edit for task in tasks for edit in self._edits(task)]
         edits += controls(edits, self._round_trip)
-        rows = measure_edits(self._estimator, edits, size=self._size, known=self._estimates)
+        rows = measure_edits(
+            self._estimator,
+            edits,
+            head=self._head,
+            judges=self._judges,
+            networks=self._networks,
+            size=self._size,
+            known=self._known,
+        )
         by_key = {(task.planned.name, task.planned.key): task for task in tasks}
         for row, edit in zip(rows, edits):
             task = by_key[edit.name, edit.key]
             row["kind"] = task.planned.kind
             row["source_sha256"], row["target_sha256"] = _sha256(task.source), _sha256(task.target)
-            row["picture"] = (
-                None if edit.output is None else encode_jpeg(resized(edit.output, self._size), JPEG_QUALITY)
-            )
+            row[PICTURE] = None if edit.output is None else encode_jpeg(resized(edit.output, self._size), JPEG_QUALITY)
         if rows:
-            table = report.rows_table(rows, dict(self._estimator.extractors))
+            table = report.rows_table(rows, self._estimator.extractors | extractors_of(self._judges))
             self._out.publish(sharded(ROWS, unit, ".parquet"), parquet_bytes(table), replace=False)
         return {"edits": len(rows), "tasks": len(tasks), "refused": len(plan) - len(tasks)}
 
     def _edits(self, task: Task) -> list[Edited]:
         """A task as every candidate does it."""
         planned, edits = task.planned, []
-        for editor in self._candidates:
-            began = time.perf_counter()
-            conditions = task.conditions(editor.spec)
-            composed_s = time.perf_counter() - began
-            for seed in range(editor.seeds):
+        for candidate in self._candidates:
+            face, wanted = task.wanted(candidate.profile)
+            for seed in range(candidate.seeds):
                 began = time.perf_counter()
-                picture = editor.paint(conditions, seed)
-                latency_s = composed_s + time.perf_counter() - began
+                picture, _ = candidate.editor.apply(task.source, face, wanted, seed)
                 edits.append(
                     Edited(
-                        model=editor.name,
+                        model=candidate.name,
                         name=planned.name,
                         key=planned.key,
                         person=planned.person,
@@ -147,11 +175,12 @@ class EvaluateUnit:
                         edit=planned.edit,
                         target=task.target,
                         truth=task.truth,
+                        truth_shown=task.truth_shown,
                         target_person=planned.target_person,
                         sweep=planned.sweep,
                         seed=seed,
                         clip=None if planned.clip is None else (planned.clip, task.time_s),
-                        latency_s=None if planned.example and editor.pipeline is None else latency_s,
+                        latency_s=time.perf_counter() - began,
                     )
                 )
         return edits

@@ -1,9 +1,11 @@
-"""Four control editors for every table: copy source, copy target, VAE round trip, estimator floor.
+"""Control editors for every table: copy source, blurred preview, true frame, VAE round trip, estimator floor.
 
 Path: the edits of a test set -> the same edits by each control -> `measure_edits`, beside the models.
 
 * `copy source`: perfect identity, no gain. A metric that is good here does not measure the edit.
-* `copy target`: perfect pose, another person.
+* `blurred preview`: the best PSNR without a better picture. A metric that is good here rewards blur.
+* `true frame`, where there is one: the best of every number.
+* `copy target`, where the target is another person: perfect pose, another face.
 * `VAE round trip` of the true picture: the upper bound of a latent model.
 * `estimator floor`: the source moved by 3 px. Smaller differences are noise.
 """
@@ -11,24 +13,32 @@ Path: the edits of a test set -> the same edits by each control -> `measure_edit
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
+from rigface.edits import PREVIEW
 from rigface.evaluation.samples import Edited
 
-COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR = "copy source", "copy target", "VAE round trip", "estimator floor"
-CONTROLS = (COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR)
+COPY_SOURCE, COPY_TARGET, TRUE_FRAME = "copy source", "copy target", "true frame"
+BLURRED, ROUND_TRIP, FLOOR = "blurred preview", "VAE round trip", "estimator floor"
+CONTROLS = (COPY_SOURCE, BLURRED, COPY_TARGET, TRUE_FRAME, ROUND_TRIP, FLOOR)
 JITTER_PX = 3.0  # in a picture of 512 px; other sizes in proportion
+BLUR = 1.5 / 256  # of the shorter side: the spread that gives a preview the best PSNR
 
 
 def controls(edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Edited]:
     """The control rows of some edits; edits of several models or seeds on one pair give one control each.
 
-    Without `round_trip` (picture -> the same through encoder and decoder) its row is left out; without a target or a
-    true picture an edit has only the first and last control.
+    `blurred preview` is made of the edits of a model named `preview`. Without `round_trip` (picture -> the same through
+    encoder and decoder) its row is left out. The floor of an edit is made once for each source.
     """
     random = np.random.default_rng(0)
-    out, done = [], set()
+    out, done, moved = [], set(), set()
     for edit in edits:
+        if edit.model == PREVIEW and edit.seed == 0 and edit.output is not None:
+            spread = BLUR * min(edit.output.shape[:2])
+            blurred = cv2.GaussianBlur(edit.output, (0, 0), spread)
+            out.append(replace(edit, model=BLURRED, output=blurred, latency_s=None))
         if (edit.name, edit.key) in done:
             continue
         done.add((edit.name, edit.key))
@@ -36,10 +46,13 @@ def controls(edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndar
         out.append(replace(plain, model=COPY_SOURCE, output=edit.source))
         goal = edit.truth if edit.truth is not None else edit.target
         if goal is not None:
-            out.append(replace(plain, model=COPY_TARGET, output=goal))
+            out.append(replace(plain, model=COPY_TARGET if edit.truth is None else TRUE_FRAME, output=goal))
             if round_trip is not None:
                 out.append(replace(plain, model=ROUND_TRIP, output=round_trip(goal)))
-        out.append(replace(plain, model=FLOOR, output=jittered(edit.source, random)))
+        source = (edit.name, edit.person, hash(edit.source.tobytes()))
+        if source not in moved:
+            moved.add(source)
+            out.append(replace(plain, model=FLOOR, output=jittered(edit.source, random)))
     return out
 
 

@@ -6,9 +6,9 @@ One crop rule for every picture and every model: landmarks are detected in each 
 cut by `face/geometry/alignment.py`. Each picture is a track of its own, so that an output is not fitted with its
 source's shape.
 
-Two tracks. *In loop* is the reconstructor. *Independent* are MediaPipe's blendshapes and matrix, and the identity
-network. With the default reconstructor this holds in part: the open head is fitted to MediaPipe's landmarks and starts
-from its scores, so only the identity network is independent of it. Every card names its extractors.
+*In loop* is the reconstructor. *Detector* are MediaPipe's blendshapes and matrix, to which the open head is fitted, so
+they are no second opinion; nor are its landmarks. Only the identity network is independent of the fit. Networks that
+are no part of this project's loop at all are in `strangers.py`. Every card names its extractors.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FaceEstimator:
     """A detector, a reconstructor and an identity network, applied alike to every picture. Stateless between calls.
 
     Args:
-        detector: its scores and matrix are the independent track. reconstructor: the in-loop estimator.
+        detector: its scores and matrix are numbers of their own. reconstructor: the in-loop estimator.
         identity: None leaves identity out.
         mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks,
             widened.
@@ -123,7 +123,7 @@ class FaceEstimator:
         fit = f"{method} of {head} on {detector}; {CROP_RULE}"
         return {
             "in loop": fit,
-            "independent": f"{detector}, whole picture",
+            "detector": f"{detector}, whole picture",
             "identity": "none" if self._identity is None else f"{self._identity.version}, aligned by {detector}",
             "mask": _name_of(self._mask),
         }

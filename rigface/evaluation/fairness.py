@@ -17,7 +17,7 @@ from rigface.metrics.light import ita_class
 from rigface.metrics.statistics import Group, of_finite, with_failures, worst_first
 
 FACE_PX_EDGES = (0.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e9)
-FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # metrics of the table
+FAIR = ("truth_distance", "landmarks", "psnr_features", "psnr_face", "identity_distance", "pose_deg", "light_ball")
 MIN_GROUP = 5  # values; the mean of fewer is chance
 
 
@@ -49,10 +49,10 @@ def all_in(metric: Metric, rows: Sequence[Row]) -> np.ndarray:
     return with_failures(values_of(metric.name, rows), failed, metric.worst)
 
 
-def fairness(model: str, rows: Sequence[Row]) -> list[Fairness]:
-    """One model's means by each grouping, for each metric of `FAIR`; `rows` may be of many models."""
+def fairness(model: str, rows: Sequence[Row], metrics: Sequence[Metric] = METRICS) -> list[Fairness]:
+    """One model's means by each grouping, for each metric of `FAIR` and of strangers; `rows` may be of many models."""
     own, out = [r for r in rows if r["model"] == model], []
-    for metric in (m for m in METRICS if m.name in FAIR):
+    for metric in (m for m in metrics if m.name in FAIR or (m not in METRICS and not m.name.startswith("gain_"))):
         values = all_in(metric, own)
         for by, groups in groupings(own).items():
             table, gap = worst_first(values, groups, metric.higher, MIN_GROUP)
@@ -63,7 +63,8 @@ def fairness(model: str, rows: Sequence[Row]) -> list[Fairness]:
 
 def worst_group(rows: Sequence[Row]) -> tuple[str, str, float] | None:
     """The worst-served of all groups with enough values, by identity."""
-    values, worst = all_in(METRICS[0], rows), []
+    identity_metric = next(m for m in METRICS if m.name == "identity")
+    values, worst = all_in(identity_metric, rows), []
     for by, groups in groupings(rows).items():
         table, _ = worst_first(values, groups, True, MIN_GROUP)
         worst += [(g.mean, by, g.name) for g in table[:1] if g.count >= MIN_GROUP and len(table) > 1]

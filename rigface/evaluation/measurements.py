@@ -4,34 +4,42 @@ Path: [Case] -> named arrays (N,) -> `measure_edits` puts them into rows.
 
 Names: `<group>_rmse`, `<group>_mm`, `<angle>_error_deg` are errors; `before_`, `after_` distances of source and output
 from the wanted coefficients (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of
-achieved / asked (for leakage); `_mp` is the independent track; `source_` defines the groups.
+achieved / asked (for leakage); `_mp` are the detector's own scores and matrix; `source_` defines the groups. Comparison
+with a true frame is in `regions.py`, that by strangers in `strangers.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rigface.colour import ita_deg
-from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Estimate, FaceEstimator, achieved
-from rigface.evaluation.samples import Case, traits_of
+from rigface.evaluation.regions import MAX_DB, TrueFrame, regions_of
+from rigface.evaluation.samples import Case, is_copy, traits_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.head_model import Head
 from rigface.metrics import geometry, identity, image, light
-from rigface.metrics.perceptual import Lpips
+from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.types import DLIB_WIDTH
 
-MAX_DB = 100.0  # equal pictures have infinite PSNR, and means need a number
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks of the measurement that may be left out, and their columns with them."""
+
+    lpips: Lpips | None = None
+    inception: InceptionFeatures | None = None  # features of FID and KID
 
 
 def numbers(
-    cases: Sequence[Case], estimator: FaceEstimator, head: Head | None = None, lpips: Lpips | None = None
+    cases: Sequence[Case], estimator: FaceEstimator, head: Head | None = None, networks: Networks | None = None
 ) -> dict[str, Any]:
-    """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN if not measured."""
-    out = {**_coefficients(cases, head), **_independent(cases, estimator), **_identities(cases)}
-    return {**out, **_lights(cases), **_pictures(cases, estimator, lpips), **_groups(cases), **_tracks(cases)}
+    """Name -> (N,) values, or (N, D) vectors, of N edits; NaN if not measured."""
+    out = {**_coefficients(cases, head), **_detector(cases, estimator), **_identities(cases), **_lights(cases)}
+    return {**out, **_pictures(cases, estimator, networks or Networks()), **_groups(cases), **_tracks(cases)}
 
 
 def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndarray]:
@@ -54,52 +62,32 @@ def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndar
     return {**out, "turn_yaw_deg": turn[:, 0]}
 
 
-def _independent(cases: Sequence[Case], estimator: FaceEstimator) -> dict[str, np.ndarray]:
+def _detector(cases: Sequence[Case], estimator: FaceEstimator) -> dict[str, np.ndarray]:
     names = estimator.score_names == estimator.head.expression_names
     columns: dict[str, list[float]] = {}
     for case in cases:
-        found = {"pose_mp": (np.nan,) * 3, "expression_mp": (np.nan,) * 3}
-        turn, scores = _wanted_turn(case), _wanted_scores(case, names)
         own = case.output
-        if turn is not None and case.source.turn is not None:
-            found["pose_mp"] = _three(geometry.apd_mp, own.turn if own else None, turn, case.source.turn, case.is_floor)
-        if scores is not None and case.source.blendshapes is not None:
-            mine = own.blendshapes if own else None
-            found["expression_mp"] = _three(geometry.aed_mp52, mine, scores, case.source.blendshapes, case.is_floor)
-        for name, (error, after, before) in found.items():
-            columns.setdefault(name, []).append(error)
-            columns.setdefault(f"after_{name}", []).append(after)
-            columns.setdefault(f"before_{name}", []).append(before)
+        tracks = {
+            "pose_mp": (geometry.apd_mp, own.turn if own else None, _wanted_turn(case), case.source.turn),
+            "expression_mp": (
+                geometry.aed_mp52, own.blendshapes if own else None, _wanted_scores(case, names),
+                case.source.blendshapes,
+            ),
+        }  # fmt: skip
+        for name, (distance, output, wanted, source) in tracks.items():
+            before, after, change = (
+                np.nan if a is None or b is None else float(distance(a[None], b[None])[0])
+                for a, b in ((wanted, source), (output, wanted), (output, source))
+            )
+            row = {"": change if case.is_floor else after, "after_": after, "before_": before, "change_": change}
+            for prefix, value in row.items():
+                columns.setdefault(f"{prefix}{name}", []).append(value)
     return {name: np.array(values) for name, values in columns.items()}
-
-
-def _three(
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    own: np.ndarray | None,
-    wanted: np.ndarray,
-    source: np.ndarray,
-    floor: bool,
-) -> tuple[float, float, float]:
-    """Error, distance after, distance before."""
-    before = float(distance(wanted[None], source[None])[0])
-    if own is None:
-        return np.nan, np.nan, before
-    after = float(distance(own[None], wanted[None])[0])
-    return (float(distance(own[None], source[None])[0]) if floor else after), after, before
-
-
-def _is_copy(edit: EditSpec, trait: str) -> bool:
-    """True if a trait is the target's in full, so that the target's own picture shows the wanted one."""
-    if trait not in edit.take or edit.strength != 1:
-        return False
-    if trait == "pose":
-        return all(n is None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg))
-    return not edit.expression and edit.region == "face"
 
 
 def _wanted_turn(case: Case) -> np.ndarray | None:
     """The wanted matrix of the detector: the target's, or the source's turned by the edit."""
-    if _is_copy(case.edited.edit, "pose") and case.target is not None:
+    if is_copy(case.edited.edit, "pose") and case.target is not None:
         return case.target.turn
     if case.source.turn is None:
         return None
@@ -113,7 +101,7 @@ def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
     The second assumes that scores are independent; they are not (a smile widens the mouth), so the independent
     expression error of edits by number is an upper estimate.
     """
-    if _is_copy(case.edited.edit, "expression") and case.target is not None:
+    if is_copy(case.edited.edit, "expression") and case.target is not None:
         return case.target.blendshapes
     if "expression" not in traits_of(case.edited.edit):
         return case.source.blendshapes
@@ -152,44 +140,78 @@ def _identities(cases: Sequence[Case]) -> dict[str, Any]:
     }
 
 
-def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
+def _lights(cases: Sequence[Case]) -> dict[str, Any]:
     output = geometry.stack([c.output.params if c.output else None for c in cases], like=cases[0].source.params).light
     source = geometry.stack([c.source.params for c in cases]).light
-    aim = geometry.stack([c.source.params if c.is_floor else c.wanted for c in cases]).light
+    wanted = geometry.stack([c.wanted for c in cases]).light
+    floor = np.array([c.is_floor for c in cases])
+    aim = np.where(floor[:, None, None], source, wanted)
     gap = np.full(3, np.nan)
     skin = np.stack([c.output.skin if c.output else gap for c in cases])
     own_skin = np.stack([c.source.skin for c in cases])
     hold = np.abs(ita_deg(light.remove_shading(skin, output)) - ita_deg(light.remove_shading(own_skin, source)))
     angle = light.direction_errors_deg(output, aim)
     skipped = np.isnan(angle) & np.isfinite(output).all((1, 2))
+    ball = light.ball_error(output, wanted)
+    change = light.ball_error(output, source)
     return {
-        "light_ball": light.ball_error(output, aim),
+        "light_ball": np.where(floor, change, ball),
+        "after_light_ball": ball,
+        "before_light_ball": light.ball_error(source, wanted),
+        "change_light_ball": change,
         "light_angle_deg": angle,
         "light_angle_skipped": skipped,
         "skin_ita_deg": np.minimum(hold, 360 - hold),
+        "light_wanted": wanted.reshape(len(cases), -1),
+        "light_output": output.reshape(len(cases), -1),
     }
 
 
-def _pictures(cases: Sequence[Case], estimator: FaceEstimator, lpips: Lpips | None) -> dict[str, np.ndarray]:
-    out: dict[str, list[float]] = {
-        name: [] for name in ("psnr", "ssim", "lpips", "background_psnr", "change_background")
-    }
+def _pictures(cases: Sequence[Case], estimator: FaceEstimator, networks: Networks) -> dict[str, Any]:
+    """Pixels against the true frame and the source. The floor's picture is moved, so its pixels are not compared."""
+    people: dict[int, np.ndarray] = {}
+    frames: dict[tuple[int, int], TrueFrame] = {}
+    rows: list[dict[str, Any]] = []
+
+    def person(picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
+        if id(picture) not in people:
+            people[id(picture)] = estimator.person(picture, seen)
+        return people[id(picture)]
+
     for case in cases:
-        edited, row = case.edited, dict.fromkeys(out, np.nan)
-        if edited.output is not None and not case.is_floor:  # the floor's picture is moved, pixels do not compare
-            if edited.truth is not None:
-                row["psnr"] = min(image.psnr(edited.output, edited.truth), MAX_DB)
-                row["ssim"] = image.ssim(edited.output, edited.truth)
-                row["lpips"] = np.nan if lpips is None else lpips(edited.output, edited.truth)
-            # Without a face in the output its person is unknown; the source's mask then stands for both.
-            free = image.background(
-                estimator.person(edited.source, case.source), estimator.person(edited.output, case.output)
+        edited, row = case.edited, dict[str, Any]()
+        rows.append(row)
+        if edited.output is None or case.is_floor:
+            continue
+        output, source, truth = edited.output, edited.source, edited.truth
+        if truth is not None and case.goal is not None:
+            row |= {"psnr": min(image.psnr(output, truth), MAX_DB)}
+            row["lpips"] = np.nan if networks.lpips is None else networks.lpips(output, truth)
+            pair = (id(source), id(truth))
+            if pair not in frames:
+                both = person(source, case.source), person(truth, case.goal)
+                regions = regions_of(case.goal.landmarks, case.source.landmarks, both, edited.truth_shown)
+                frames[pair] = TrueFrame(truth, regions, case.goal.landmarks)
+            row |= frames[pair].compare(output, None if case.output is None else case.output.landmarks)
+        # Without a face in the output its person is unknown; the source's mask then stands for both.
+        free = image.background(person(source, case.source), person(output, case.output))
+        error = image.mean_square(output, source, free)
+        row["change_background"] = np.sqrt(error)
+        row["background_psnr"] = min(-10 * np.log10(error), MAX_DB) if error > 0 else MAX_DB if error == 0 else np.nan
+        if networks.inception is not None:
+            row["features_output"], row["features_goal"] = networks.inception(
+                [output, source if truth is None else truth]
             )
-            row["background_psnr"] = min(image.psnr(edited.output, edited.source, free), MAX_DB)
-            row["change_background"] = np.sqrt(image.mean_square(edited.output, edited.source, free))
-        for name, value in row.items():
-            out[name].append(value)
-    return {name: np.array(values) for name, values in out.items()}
+    return _columns_of(rows)
+
+
+def _columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows that may lack names as columns: NaN, or a vector of NaN, in the gaps."""
+    out = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        like = next(row[name] for row in rows if name in row)
+        out[name] = np.stack([np.asarray(row.get(name, np.full(np.shape(like), np.nan)), np.float64) for row in rows])
+    return out
 
 
 def _groups(cases: Sequence[Case]) -> dict[str, Any]:

@@ -11,7 +11,18 @@ import numpy as np
 
 from rigface.evaluation.baselines import CONTROLS, FLOOR
 from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
-from rigface.evaluation.metric_registry import METRICS, Cell, Row, cell, column, values_of
+from rigface.evaluation.metric_registry import (
+    UNKNOWN_SET,
+    Cell,
+    Metric,
+    Row,
+    TestSet,
+    cell,
+    column,
+    floors_of,
+    metrics_of,
+    values_of,
+)
 from rigface.metrics import identity, image, leakage
 from rigface.metrics.gain import Linearity, linearity
 from rigface.metrics.statistics import DRAWS, Difference, of_finite, paired_difference, with_failures
@@ -32,6 +43,8 @@ class CardRow:
     cells: Mapping[str, Cell]  # metric -> its mean; only those that could be measured
     identity_p10: float  # the identity that nine in ten outputs reach, failures at 0
     frechet: float  # Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few
+    fid: float  # of Inception features of the same; NaN without them
+    kid: float  # kernel distance of the same features
     latency_p: tuple[float, float, float]  # p50, p95, p99 in seconds; NaN if not given
     leaks: tuple[tuple[str, float], ...]  # the unedited traits and their change in floors, the largest first
     worst_group: tuple[str, str, float] | None  # the grouping, the group, and its identity with failures
@@ -45,6 +58,8 @@ class ReportCard:
     title: str
     rows: tuple[CardRow, ...]  # models first, controls last
     extractors: Mapping[str, str]  # source of each kind of number: name, version, crop rule
+    metrics: tuple[Metric, ...]  # numbers of the cells; those of strangers first
+    floors: Mapping[str, float]  # trait or column ending -> change by the estimator's noise
     threshold: float  # of identity, for this test set
     impostors: int  # pairs of strangers behind the threshold
     impostor_mean: float  # their mean cosine
@@ -56,6 +71,9 @@ class ReportCard:
     baseline: str | None = None
     # (model, edit) -> metric -> model minus baseline, if there is one
     against: Mapping[tuple[str, str], Mapping[str, Difference]] = field(default_factory=dict)
+    older: str | None = None  # where the rows of an earlier run were
+    # (model, edit) -> metric -> this run minus the earlier one, on edits of both
+    changes: Mapping[tuple[str, str], Mapping[str, Difference]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # for the reader
 
     def row(self, model: str, edit: str) -> CardRow:
@@ -74,47 +92,73 @@ def make_card(
     baseline: str | None = None,
     draws: int = DRAWS,
     notes: Sequence[str] = (),
+    older: tuple[str, Sequence[Row]] | None = None,
 ) -> ReportCard:
     """Make a card of rows of `measure_edits`, of any number of models and the controls, from one estimator at one size.
 
-    Every other model is compared with the `baseline`, pair by pair; `draws` is that of each bootstrap.
+    Args:
+        rows: N rows.
+        extractors: of the estimator and the strangers.
+        baseline: every other model is compared with it, pair by pair.
+        draws: of each bootstrap.
+        older: place and rows of an earlier run, which is compared with this one.
     """
     models = sorted(dict.fromkeys(r["model"] for r in rows), key=lambda m: m in CONTROLS)
     edits = list(dict.fromkeys(r["edit"] for r in rows))
     strangers = _impostors(rows)
-    threshold = identity.threshold_at(strangers)
+    metrics, test_set = metrics_of(extractors), TestSet(identity.threshold_at(strangers), floors_of(_of_floor(rows)))
     matrices = _leakage(rows, models)
-    by_place = {(m, e): [r for r in rows if (r["model"], r["edit"]) == (m, e)] for m in models for e in edits}
+    by_place = _by_place(rows)
     out = []
-    for (model, edit), own in by_place.items():
-        if own:
+    for model in models:
+        for edit in edits:
+            own = by_place.get((model, edit), [])
+            if not own:
+                continue
             peers = [r for r in rows if r["edit"] == edit and not r["control"]] or own
             floor = _usable(by_place.get((FLOOR, edit), []))
-            out.append(_row(model, edit, own, _usable(peers), floor, threshold, matrices.get(model), draws))
+            out.append(_row(own, _usable(peers), floor, metrics, test_set, matrices.get(model), draws))
     named = [m for m in models if m not in CONTROLS]
     compared = named if baseline is None else [m for m in models if m != baseline]
+    before = _by_place([] if older is None else older[1])
     return ReportCard(
         title=title,
         rows=tuple(sorted(out, key=lambda r: edits.index(r.edit))),
         extractors=dict(extractors),
-        threshold=threshold,
+        metrics=metrics,
+        floors=test_set.floors,
+        threshold=test_set.threshold,
         impostors=len(strangers),
         impostor_mean=float(strangers.mean()) if len(strangers) else np.nan,
         leakage=matrices,
-        linearity=_linearity(rows, threshold),
-        fairness=tuple(f for m in named for f in fairness(m, _usable(rows))),
+        linearity=_linearity(rows, test_set.threshold),
+        fairness=tuple(f for m in named for f in fairness(m, _usable(rows), metrics)),
         turns=tuple(t for m in named for t in turns(m, _usable(rows))),
         clips={m: s for m in models if m != FLOOR and (s := smoothness([r for r in _usable(rows) if r["model"] == m]))},
         baseline=baseline,
         against={} if baseline is None else {
             (m, e): found for m in compared for e in edits
-            if (found := compare(by_place[m, e], by_place[baseline, e], threshold, draws))
+            if (found := compare(by_place.get((m, e), []), by_place.get((baseline, e), []), metrics, test_set, draws))
+        },
+        older=None if older is None else older[0],
+        changes={
+            place: found for place, own in by_place.items() if place[0] != FLOOR
+            if (found := compare(own, before.get(place, []), metrics, test_set, draws))
         },
         notes=(*notes, *_notes(rows, strangers, extractors)),
     )  # fmt: skip
 
 
-def compare(a: Sequence[Row], b: Sequence[Row], threshold: float = np.nan, draws: int = DRAWS) -> dict[str, Difference]:
+def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    out: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        out.setdefault((row["model"], row["edit"]), []).append(row)
+    return out
+
+
+def compare(
+    a: Sequence[Row], b: Sequence[Row], metrics: Sequence[Metric], test_set: TestSet = UNKNOWN_SET, draws: int = DRAWS
+) -> dict[str, Difference]:
     """Two models on one edit: every metric's difference a - b on the pairs (key, seed) that both have."""
     others = {(r["key"], r["seed"]): r for r in _usable(b)}
     pairs = [(r, others[r["key"], r["seed"]]) for r in _usable(a) if (r["key"], r["seed"]) in others]
@@ -122,8 +166,10 @@ def compare(a: Sequence[Row], b: Sequence[Row], threshold: float = np.nan, draws
         return {}
     rows_a, rows_b = [p[0] for p in pairs], [p[1] for p in pairs]
     out = {}
-    for metric in METRICS:
-        x, y = values_of(metric.name, rows_a, threshold), values_of(metric.name, rows_b, threshold)
+    for metric in metrics:
+        x, y = values_of(metric.name, rows_a, test_set), values_of(metric.name, rows_b, test_set)
+        if metric.ideal is not None:  # the distance to it
+            x, y = np.abs(x - metric.ideal), np.abs(y - metric.ideal)
         if np.isfinite(x - y).any():
             out[metric.name] = paired_difference(x, y, [r["person"] for r in rows_a], draws)
     return out
@@ -134,20 +180,19 @@ def _usable(rows: Sequence[Row]) -> list[Row]:
 
 
 def _row(
-    model: str, edit: str, rows: Sequence[Row], peers: Sequence[Row], floor: Sequence[Row], threshold: float,
+    rows: Sequence[Row], peers: Sequence[Row], floor: Sequence[Row], metrics: Sequence[Metric], test_set: TestSet,
     matrix: leakage.Leakage | None, draws: int,
 ) -> CardRow:  # fmt: skip
-    own = _usable(rows)
+    own, model, edit = _usable(rows), rows[0]["model"], rows[0]["edit"]
     failed = np.array([r["status"] == "no_face" for r in own], bool)
     cells, noise = {}, set()
-    for metric in METRICS:
-        values = values_of(metric.name, own, threshold)
-        found = cell(metric, own, values, values_of(metric.name, peers, threshold), draws)
+    for metric in metrics:
+        found = cell(metric, own, test_set, values_of(metric.name, peers, test_set), draws)
         if found is None:
             continue
         cells[metric.name] = found
         if metric.name.startswith("gain_") and floor and model != FLOOR:
-            floor_gain = np.abs(values_of(metric.name, floor))
+            floor_gain = np.abs(values_of(metric.name, floor, test_set))
             if np.isfinite(floor_gain).any() and found.value <= np.nanmean(floor_gain):
                 noise.add(metric.name)
     waits = column(rows, "latency_s")
@@ -166,6 +211,8 @@ def _row(
             lambda known: np.percentile(known, 10), with_failures(column(own, "identity"), failed, "zero")
         ),
         frechet=_frechet(own),
+        fid=image.frechet(_vectors(own, "features_output"), _vectors(own, "features_goal")),
+        kid=image.kernel_distance(_vectors(own, "features_output"), _vectors(own, "features_goal")),
         latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (np.nan,) * 3,
         leaks=() if matrix is None or traits not in matrix.rows else tuple(matrix.ranked(traits)),
         worst_group=worst_group(own),
@@ -202,13 +249,12 @@ def _impostors(rows: Sequence[Row]) -> np.ndarray:
     return identity.impostor_cosines(np.stack(vectors), np.array(people))
 
 
+def _of_floor(rows: Sequence[Row]) -> list[Row]:
+    return [r for r in rows if r["model"] == FLOOR and r["status"] == "ok"]
+
+
 def _leakage(rows: Sequence[Row], models: Sequence[str]) -> dict[str, leakage.Leakage]:
-    floors = [r for r in rows if r["model"] == FLOOR and r["status"] == "ok"]
-    floor = {"background": leakage.BACKGROUND_FLOOR}
-    for trait in leakage.TRAITS:
-        moved = column(floors, f"change_{trait}")
-        if trait != "background" and np.isfinite(moved).any():
-            floor[trait] = float(np.nanmean(moved))
+    floor = {**floors_of(_of_floor(rows)), "background": leakage.BACKGROUND_FLOOR}
     out = {}
     for model in models:
         own = [r for r in rows if r["model"] == model and r["status"] == "ok"]
@@ -251,11 +297,11 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
         out.append(f"The direction of light was skipped on {skipped} outputs with no clear direction.")
     if not any(r["model"] == FLOOR for r in rows):
         out.append("There are no estimator-floor rows, so leakage has no unit and gains are not compared with noise.")
-    if "mediapipe" in extractors.get("in loop", "") and "mediapipe" in extractors.get("independent", ""):
+    if not any(" by " in name for name in extractors):
         out.append(
-            "In loop and independent share MediaPipe's landmarker here: only the identity network is independent of "
-            "the estimator."
+            "No stranger judged: every reading here is by networks of the loop, which a model can move without moving "
+            "the picture. Install the extra `judges`."
         )
     if not np.isfinite(column(rows, "lpips")).any():
-        out.append("LPIPS and FID are not in this card: their weights were not given.")
+        out.append("LPIPS, FID and KID are not in this card: their weights were not given (--lpips, --inception).")
     return out

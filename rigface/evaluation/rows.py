@@ -8,21 +8,31 @@ NaN and `status` is `no_face`; the card decides the cost of a failure.
 """
 
 import hashlib
-from collections.abc import MutableMapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
-from rigface.evaluation import measurements
+from rigface.evaluation import measurements, strangers
 from rigface.evaluation.baselines import CONTROLS, FLOOR
 from rigface.evaluation.estimator import Estimate, FaceEstimator
+from rigface.evaluation.measurements import Networks
 from rigface.evaluation.metric_registry import Row
 from rigface.evaluation.samples import Case, Edited, traits_of
+from rigface.evaluation.strangers import Reading, Strangers
 from rigface.face.controls.transfer import transfer
 from rigface.face.head.head_model import Head
 from rigface.metrics import image
-from rigface.metrics.perceptual import Lpips
+
+
+@dataclass
+class Known:
+    """What was seen in sources, targets and true pictures, by their content; pass it again for the same pairs."""
+
+    estimates: dict[bytes, Estimate | None] = field(default_factory=dict)
+    readings: dict[bytes, Reading | None] = field(default_factory=dict)
 
 
 def measure_edits(
@@ -30,9 +40,10 @@ def measure_edits(
     edits: Sequence[Edited],
     *,
     head: Head | None = None,
-    lpips: Lpips | None = None,
+    judges: Strangers | None = None,
+    networks: Networks | None = None,
     size: int | None = None,
-    known: MutableMapping[bytes, Estimate | None] | None = None,
+    known: Known | None = None,
 ) -> list[Row]:
     """Measure edits of any number of models, controls included.
 
@@ -40,10 +51,10 @@ def measure_edits(
         edits: N edits. Pictures are first brought to one size, the smallest shorter side of all (antialiased, never
             enlarged), so that no model gains by its resolution.
         head: its vertices turn coefficient errors into mm; None leaves those out.
-        lpips: None leaves LPIPS out.
+        judges: networks outside the loop; None leaves their columns out.
+        networks: LPIPS and the features of FID.
         size: shorter side to compare at, instead of the smallest; pass it if several calls make one card.
-        known: estimates of sources, targets and true pictures, by content; filled here. Pass the same mapping again for
-            the same pairs.
+        known: filled here.
 
     Returns:
         N rows in the order of the edits. `status` is `ok`, `no_face` (a failure of the model), or `unusable` (source or
@@ -54,15 +65,19 @@ def measure_edits(
     """
     if not edits:
         return []
+    known = known or Known()
     size = size or min(
         min(p.shape[:2]) for e in edits for p in (e.source, e.output, e.target, e.truth) if p is not None
     )
-    edits = [_at(edited, size) for edited in edits]
-    faces = _estimates(estimator, edits, {} if known is None else known)
+    small = _Sizer(size)
+    edits = [small.edit(edited) for edited in edits]
+    given = {small.digest(p): p for e in edits for p in (e.source, e.target, e.truth) if p is not None}
+    outputs = {small.digest(e.output): e.output for e in edits if e.output is not None}
+    faces = _seen(given, outputs, known.estimates, estimator)
     rows, cases, places = [], [], []
     for place, edited in enumerate(edits):
         source, output, target, truth = (
-            faces.get(_digest(p)) for p in (edited.source, edited.output, edited.target, edited.truth)
+            faces.get(small.digest(p)) for p in (edited.source, edited.output, edited.target, edited.truth)
         )
         usable = source is not None and (target is not None or not edited.edit.needs_target)
         rows.append(_words(edited, "unusable" if not usable else "ok" if output is not None else "no_face"))
@@ -72,7 +87,16 @@ def measure_edits(
             cases.append(Case(edited, source, output, target, goal, wanted, edited.model == FLOOR))
             places.append(place)
     if cases:
-        numbers = measurements.numbers(cases, estimator, head, lpips)
+        numbers = measurements.numbers(cases, estimator, head, networks)
+        if judges is not None:
+            read = judges
+            seen = _seen(given, outputs, known.readings, lambda pictures: [read(p) for p in pictures])
+            readings = [
+                {name: seen.get(small.digest(getattr(c.edited, name))) for name in ("source", "output", "target")}
+                | {"goal": seen.get(small.digest(c.edited.target if c.edited.truth is None else c.edited.truth))}
+                for c in cases
+            ]
+            numbers |= strangers.columns(cases, readings, judges.networks)
         for k, place in enumerate(places):
             rows[place] |= {name: _plain(values[k]) for name, values in numbers.items()}
             rows[place] |= measurements.swept(cases[k], estimator)
@@ -91,37 +115,52 @@ def _words(edited: Edited, status: str) -> Row:
     }  # fmt: skip
 
 
-def _at(edited: Edited, size: int) -> Edited:
-    def small(picture: np.ndarray | None) -> np.ndarray | None:
-        return None if picture is None else image.resized(picture, size)
+class _Sizer:
+    """Pictures at one size, each resized and hashed once; a picture is known by its object while a call lasts."""
 
-    source = image.resized(edited.source, size)
-    out = replace(
-        edited, source=source, output=small(edited.output), target=small(edited.target), truth=small(edited.truth)
-    )
-    for name in ("output", "truth"):
-        picture = getattr(out, name)
-        if picture is not None and picture.shape != source.shape:
-            raise ValueError(
-                f"{edited.name} {edited.key}: want {name} in the source's framing {source.shape}, got {picture.shape}"
-            )
-    return out
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._small: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._digests: dict[int, tuple[np.ndarray, bytes]] = {}
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        if id(picture) not in self._small:  # the picture is kept, so that its id stays its own
+            self._small[id(picture)] = picture, image.resized(picture, self._size)
+        return self._small[id(picture)][1]
+
+    def edit(self, edited: Edited) -> Edited:
+        names = ("source", "output", "target", "truth")
+        pictures = {name: p if (p := getattr(edited, name)) is None else self(p) for name in names}
+        want = pictures["source"].shape
+        for name in ("output", "truth"):
+            if pictures[name] is not None and pictures[name].shape != want:
+                raise ValueError(
+                    f"{edited.name} {edited.key}: want {name} in the source's framing {want}, "
+                    f"got {pictures[name].shape}"
+                )
+        shown = edited.truth_shown
+        if shown is not None and shown.shape != want[:2]:
+            shown = cv2.resize(shown.astype(np.uint8), want[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        return replace(edited, truth_shown=shown, **pictures)
+
+    def digest(self, picture: np.ndarray | None) -> bytes:
+        if picture is None:
+            return b""
+        if id(picture) not in self._digests:
+            digest = hashlib.blake2b(picture.tobytes(), digest_size=16).digest() + str(picture.shape).encode()
+            self._digests[id(picture)] = picture, digest
+        return self._digests[id(picture)][1]
 
 
-def _digest(picture: np.ndarray | None) -> bytes:
-    if picture is None:
-        return b""
-    return hashlib.blake2b(picture.tobytes(), digest_size=16).digest() + str(picture.shape).encode()
-
-
-def _estimates(
-    estimator: FaceEstimator, edits: Sequence[Edited], known: MutableMapping[bytes, Estimate | None]
-) -> dict[bytes, Estimate | None]:
-    """Estimates of every different picture, each made once."""
-    given = {_digest(p): p for e in edits for p in (e.source, e.target, e.truth) if p is not None}
-    outputs = {_digest(e.output): e.output for e in edits if e.output is not None}
+def _seen(
+    given: Mapping[bytes, np.ndarray],
+    outputs: Mapping[bytes, np.ndarray],
+    known: MutableMapping[bytes, Any],
+    look: Callable[[list[np.ndarray]], list[Any]],
+) -> dict[bytes, Any]:
+    """What is seen in every different picture, each looked at once; `given` ones are added to `known`."""
     new = {digest: p for digest, p in {**outputs, **given}.items() if digest not in known}
-    fresh = dict(zip(new, estimator(list(new.values()))))
+    fresh = dict(zip(new, look(list(new.values()))))
     known.update({digest: fresh[digest] for digest in given if digest in fresh})
     return {**{digest: known[digest] for digest in (*given, *outputs) if digest in known}, **fresh}
 

@@ -25,6 +25,7 @@ class Edited:
     edit: EditSpec  # the edit asked for
     target: np.ndarray | None = None  # the picture traits were copied from
     truth: np.ndarray | None = None  # true picture of the wanted face in the source's framing, if there is one
+    truth_shown: np.ndarray | None = None  # (H, W) bool, where the true picture is known; None: everywhere
     target_person: str | None = None  # of the target; None: the source's person
     sweep: tuple[str, str] | None = None  # its name, and the number swept as in `estimator.achieved`: `yaw_deg`
     clip: tuple[str, float] | None = None  # name of the clip, and time of the frame in seconds
@@ -37,8 +38,8 @@ class Case:
     """An edit with its faces, at one size."""
 
     edited: Edited  # the edit, its pictures resized
-    source: Estimate  # None without a picture or a face
-    output: Estimate | None
+    source: Estimate
+    output: Estimate | None  # None without a picture or a face, as those below
     target: Estimate | None
     goal: Estimate | None  # the face of the true picture, or else of the target
     wanted: FaceParams  # the source's coefficients with the edit mixed in
@@ -55,3 +56,12 @@ def traits_of(edit: EditSpec) -> list[str]:
     if edit.light is not None:
         out.add("light")
     return [] if edit.strength == 0 else sorted(out)
+
+
+def is_copy(edit: EditSpec, trait: str) -> bool:
+    """True if a trait is the target's in full, so that the target's own picture shows the wanted one."""
+    if trait not in edit.take or edit.strength != 1:
+        return False
+    if trait == "pose":
+        return all(n is None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg))
+    return not edit.expression and edit.region == "face"

@@ -1,26 +1,24 @@
 """Headline tables: the main numbers of each task, for a terminal, the top of a page, a model card.
 
-Path: ReportCard -> `headlines` -> rich table, HTML, Markdown. Everything else is in `report.tables`.
+Path: ReportCard -> `headlines` -> rich table, HTML, Markdown. Everything else is in `card_tables.tables`.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from rigface.evaluation.baselines import FLOOR
+from rigface.evaluation.metric_registry import Metric
 from rigface.evaluation.report_card import CardRow, ReportCard
 
-# (metric, label, digits, factor, more is better); a column is shown if some row has it
-COLUMNS: tuple[tuple[str, str, int, float, bool], ...] = (
-    ("psnr", "PSNR\ndB", 2, 1, True),
-    ("truth_distance", "to true face\ndlib distance", 3, 1, False),
-    ("same_dlib", "same %\nnearer than 0.6", 0, 100, True),
-    ("gain_pose", "gain pose\n0 none, 1 perfect", 2, 1, True),
-    ("gain_expression", "gain expr.", 2, 1, True),
-    ("gain_light", "gain light", 2, 1, True),
-    ("latency_s", "time\ns an edit", 2, 1, False),
-)
-
-
+# Names of metrics in their order; `*` stands for the network of a stranger.
+COLUMNS = (
+    "landmarks", "landmarks_mouth", "psnr_features", "psnr_face", "psnr_rim", "psnr_outline", "sharpness",
+    "truth_distance", "truth_identity_*", "identity_distance", "identity_*", "gain_pose", "gain_yaw_*",
+    "gain_expression", "gain_smile_*", "gain_light_ball", "light_angle_deg", "yaw_*", "roll_*", "age_*",
+    "background_psnr", "latency_s",
+)  # fmt: skip
+WITHOUT_TRUTH = ("identity_*", "roll_*", "background_psnr")  # left out where a true frame says more
 SWEEP = " sweep"  # suffix of the names of sweeps
 
 
@@ -45,26 +43,54 @@ def value_of(row: CardRow, metric: str) -> float:
 def headlines(card: ReportCard) -> list[Headline]:
     """One table per edit of a card. The estimator floor and sweeps are left out."""
     edits = [e for e in dict.fromkeys(row.edit for row in card.rows) if not e.endswith(SWEEP)]
-    return [_headline(edit, [r for r in card.rows if r.edit == edit and r.model != FLOOR]) for edit in edits]
+    by_edit = [[r for r in card.rows if r.edit == edit and r.model != FLOOR] for edit in edits]
+    return [_headline(edit, rows, columns_of(card, rows)) for edit, rows in zip(edits, by_edit)]
 
 
-def _headline(edit: str, rows: list[CardRow]) -> Headline:
-    columns = [c for c in COLUMNS if any(math.isfinite(value_of(row, c[0])) for row in rows)]
-    found_share = [100 * (1 - row.fail_share) for row in rows]
-    body = [[row.model, _text(share, 1)] for row, share in zip(rows, found_share)]
+def columns_of(card: ReportCard, rows: list[CardRow]) -> list[Metric]:
+    """The metrics of a headline that some of its rows have."""
+    has_truth = any("truth_distance" in row.cells for row in rows)
+    patterns = [c for c in COLUMNS if not (has_truth and c in WITHOUT_TRUTH)]
+    out: list[Metric] = []
+    for pattern in patterns:
+        name = re.compile(re.escape(pattern).replace(r"\*", r"\w+"))
+        out += [
+            m
+            for m in card.metrics
+            if name.fullmatch(m.name) and ("*" not in pattern or " by " in m.extractor) and m not in out
+        ]
+    return [m for m in out if any(math.isfinite(value_of(row, m.name)) for row in rows)]
+
+
+def _headline(edit: str, rows: list[CardRow], columns: list[Metric]) -> Headline:
+    body = [[row.model, _text(100 * (1 - row.fail_share), 1)] for row in rows]
     best = set()
     models = [k for k, row in enumerate(rows) if not row.control]
-    for place, (metric, _, digits, factor, higher) in enumerate(columns, 2):
-        values = [factor * value_of(row, metric) for row in rows]
+    for place, metric in enumerate(columns, 2):
+        values = [metric.scale * value_of(row, metric.name) for row in rows]
         for line, value in zip(body, values):
-            line.append(_text(value, digits))
-        known = {k: values[k] for k in models if math.isfinite(values[k])}
+            line.append(_text(value, metric.digits))
+        known = {k: _badness(metric, values[k]) for k in models if math.isfinite(values[k])}
         if len(known) > 1:
-            top = (max if higher else min)(known.values())
-            best |= {(k, place) for k, value in known.items() if round(value, digits) == round(top, digits)}
-    head = ("", "face %\nfound", *(label for _, label, *_ in columns))
+            top = min(known.values())
+            best |= {(k, place) for k, bad in known.items() if round(bad, metric.digits) == round(top, metric.digits)}
+    head = ("", "face %\nfound", *(_label(metric, rows) for metric in columns))
     controls = frozenset(k for k, row in enumerate(rows) if row.control)
-    return Headline(edit, min(row.edits for row in rows), head, tuple(map(tuple, body)), frozenset(best), controls)
+    edits = max(row.edits for row in rows if row.model != FLOOR)
+    return Headline(edit, edits, head, tuple(map(tuple, body)), frozenset(best), controls)
+
+
+def _badness(metric: Metric, value: float) -> float:
+    if metric.ideal is not None:
+        return abs(value - metric.ideal * metric.scale)
+    return -value if metric.higher else value
+
+
+def _label(metric: Metric, rows: list[CardRow]) -> str:
+    if metric.name.startswith("gain_"):
+        counts = {row.cells[metric.name].count for row in rows if metric.name in row.cells}
+        return f"{metric.label}\nof {max(counts)} edits"
+    return f"{metric.label}\n{metric.unit}"
 
 
 def _text(value: float, digits: int) -> str:

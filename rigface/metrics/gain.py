@@ -8,21 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rigface.metrics.statistics import of_finite
+
 DROPPED = 10.0  # percent of the pairs: those with the smallest change asked
 GOOD_ORDER = 0.9
 
 
-def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.ndarray:
+def gain(after: np.ndarray, before: np.ndarray, min_change: float | None = None) -> np.ndarray:
     """(N,) 1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse.
 
     NaN if `after`, the output's distance (N,), is not known, no change was asked, or `before`, the source's distance
-    (N,), is below the `drop`-th percentile of all: a ratio to almost nothing is noise.
+    (N,), is below `min_change`: a ratio to almost nothing is noise. None: the `DROPPED` percentile of all.
     """
     after, before = np.asarray(after, np.float64), np.asarray(before, np.float64)
-    known = before[np.isfinite(before)]
-    if not len(known):
-        return np.full(len(before), np.nan)
-    counts = (before >= np.percentile(known, drop)) & (before > 0)
+    if min_change is None:
+        min_change = of_finite(lambda known: np.percentile(known, DROPPED), before)
+    counts = (before >= min_change) & (before > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(counts, 1 - after / before, np.nan)
 

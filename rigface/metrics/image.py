@@ -54,23 +54,48 @@ def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -
     return float(gap.mean()) if gap.size else np.nan
 
 
+def square_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(H, W) float32 squared difference, data range 1, the mean of the colours."""
+    a, b = _pair(a, b)
+    return np.asarray(np.square(a - b).mean(2), np.float32)
+
+
+class Similarity:
+    """Structural similarity with one picture (H, W, C), whose own moments are computed once.
+
+    ValueError below 11 px a side.
+    """
+
+    def __init__(self, picture: np.ndarray) -> None:
+        if min(picture.shape[:2]) < _WINDOW:
+            raise ValueError(f"ssim: want at least {_WINDOW} px a side, got {picture.shape[:2]}")
+        self._picture = unit(picture)
+        self._mean = _blurred(self._picture)
+        self._variance = _blurred(self._picture**2) - self._mean**2
+
+    def __call__(self, other: np.ndarray) -> np.ndarray:
+        """(H, W) similarity of each pixel's window in [-1, 1], the mean over colours; NaN where it is not whole."""
+        a, b = _pair(other, self._picture)
+        mean = _blurred(a)
+        variance = _blurred(a * a) - mean**2
+        shared = _blurred(a * b) - mean * self._mean
+        likeness = (2 * mean * self._mean + _C1) * (2 * shared + _C2)
+        likeness /= (mean**2 + self._mean**2 + _C1) * (variance + self._variance + _C2)
+        out = np.full(a.shape[:2], np.nan)
+        edge = _WINDOW // 2
+        out[edge:-edge, edge:-edge] = likeness.mean(2)
+        return out
+
+
+def _blurred(x: np.ndarray) -> np.ndarray:
+    tap = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
+    edge = _WINDOW // 2
+    return np.asarray(cv2.sepFilter2D(x, cv2.CV_64F, tap / tap.sum(), tap / tap.sum())[edge:-edge, edge:-edge])
+
+
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity, the mean over pixels and colours, in [-1, 1]; ValueError below 11 px or for two sizes."""
-    a, b = _pair(a, b)
-    if min(a.shape[:2]) < _WINDOW:
-        raise ValueError(f"ssim: want at least {_WINDOW} px a side, got {a.shape[:2]}")
-    tap = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
-    tap /= tap.sum()
-    edge = _WINDOW // 2
-
-    def blurred(x: np.ndarray) -> np.ndarray:
-        return cv2.sepFilter2D(x, cv2.CV_64F, tap, tap)[edge:-edge, edge:-edge]
-
-    mean_a, mean_b = blurred(a), blurred(b)
-    var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
-    shared = blurred(a * b) - mean_a * mean_b
-    likeness = (2 * mean_a * mean_b + _C1) * (2 * shared + _C2)
-    return float((likeness / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
+    return float(np.nanmean(Similarity(b)(a)))
 
 
 def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATION) -> np.ndarray:

@@ -14,16 +14,14 @@ from pipelines.evaluate import task_sampler
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.info import fingerprint
 from pipelines.evaluate.job import evaluate, models_by_name
-from pipelines.evaluate.report import print_tables
 from pipelines.evaluate.task_sampler import SWEEPS
-from pipelines.evaluate.tasks import ExamplesSource, FacesSource
-from pipelines.examples.config import PairConfig, PairSettings
-from pipelines.examples.pair import pair
+from pipelines.evaluate.tasks import FacesSource
 from pipelines.examples.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.evaluation import report
-from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
+from rigface.evaluation.baselines import BLURRED, COPY_SOURCE, FLOOR, ROUND_TRIP, TRUE_FRAME
+from rigface.evaluation.card_page import print_tables
 from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.face.controls.transfer import light_coefficients
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
@@ -44,7 +42,7 @@ class Stand:
 
     head = OpenHead.load().spec
     score_names = head.expression_names
-    extractors = MappingProxyType(dict.fromkeys(("in loop", "independent", "identity"), "stand-in"))
+    extractors = MappingProxyType(dict.fromkeys(("in loop", "detector", "identity"), "stand-in"))
     looked = 0
 
     def __call__(self, pictures, near=None):
@@ -66,7 +64,8 @@ class Stand:
         )
         size = len(picture)
         return Estimate(
-            params, np.float32([0.2, 0.2, 0.8, 0.8]) * size, np.zeros((5, 3), np.float32),
+            params, np.float32([0.2, 0.2, 0.8, 0.8]) * size,
+            np.float32([[0.2, 0.2, 0], [0.8, 0.2, 0], [0.8, 0.8, 0], [0.2, 0.8, 0]]) * size,
             np.eye(2, 3, dtype=np.float32),
             small.mean((0, 1)), 0.0, np.resize(values, len(self.score_names)), turn[0], np.resize(values, 128),
         )  # fmt: skip
@@ -82,11 +81,9 @@ def stand(monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Faces of people of whom one is held out, examples of them, and a model for those examples."""
+    """Faces of people of whom one is held out, and a model."""
     folder = tmp_path_factory.mktemp("evaluate")
     dataset(folder / "faces", people=3, frames=8, identity="a{}")
-    settings = PairSettings(size=SIZE, pairs=60, relit=12, unit_size=8, min_overlap=0.5, max_background_change=1.0)
-    pair(PairConfig(str(folder / "faces"), str(folder / "pairs"), settings), lambda words: None)
     save_model(folder / "model", size=SIZE)
     return folder
 
@@ -102,9 +99,10 @@ def save_model(folder, size, seed=0, **settings):
     checkpoint.save(folder, made)
 
 
-def config_of(place, out, data="pairs", **changes) -> EvaluateConfig:
+def config_of(place, out, data="faces", **changes) -> EvaluateConfig:
     models = ("preview", f"small={place / 'model'}")
-    return replace(EvaluateConfig(str(place / data), str(out), models=models, limit=6, threads=1), **changes)
+    config = EvaluateConfig(str(place / data), str(out), models=models, limit=6, size=SIZE, threads=1)
+    return replace(config, **{"tasks": ("self",), **changes})
 
 
 def quiet(words: str) -> None:
@@ -113,7 +111,7 @@ def quiet(words: str) -> None:
 
 @pytest.fixture(scope="module")
 def judged(place, tmp_path_factory):
-    """A finished evaluation of the examples."""
+    """A finished evaluation of self-edits."""
     out = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile, identity: Stand()))
@@ -128,30 +126,30 @@ def test_all_models_and_controls_do_the_same_held_out_tasks(judged):
     out, card = judged
     rows = pq.read_table(out / "rows.parquet").to_pylist()
     assert {row["person"] for row in rows} == {HELD_OUT}
-    keys = {m: Counter(r["key"] for r in rows if r["model"] == m) for m in ("preview", "small", *CONTROLS)}
-    assert len(keys["preview"]) == 6
+    names = ("preview", "small", COPY_SOURCE, BLURRED, TRUE_FRAME, ROUND_TRIP)
+    keys = {m: Counter(r["key"] for r in rows if r["model"] == m) for m in names}
+    assert len(keys["preview"]) >= 3
     assert all(found == keys["preview"] for found in keys.values())
+    assert {row["model"] for row in rows} == {*names, FLOOR}
     assert card.baseline == "preview"
 
 
-def test_copy_source_has_no_gain_and_copy_target_has_full_psnr(judged):
+def test_true_frame_has_full_psnr_and_blur_no_detail(judged):
     _, card = judged
-    row = next(r for r in card.rows if r.model == COPY_SOURCE)
-    assert {n: c.value for n, c in row.cells.items() if n.startswith("gain_")} == pytest.approx(
-        dict.fromkeys([n for n in row.cells if n.startswith("gain_")], 0.0)
-    )
-    assert all(r.cells["psnr"].value == 100 for r in card.rows if r.model == COPY_TARGET)
+    cells = {(r.model, r.edit): r.cells for r in card.rows}
+    assert cells[TRUE_FRAME, "self-edit"]["psnr_face"].value == 100
+    assert cells[TRUE_FRAME, "self-edit"]["sharpness"].value == pytest.approx(1)
+    assert cells[BLURRED, "self-edit"]["sharpness"].value < cells["preview", "self-edit"]["sharpness"].value
 
 
 def test_card_is_written_in_every_form_with_pictures_and_test_set(judged):
     out, _ = judged
     page = (out / "card.html").read_text()
-    assert page.count("data:image/jpeg") == 6 * 4  # source, truth, preview, model
+    tasks = pq.read_table(out / "tasks.parquet").to_pylist()
+    assert page.count("data:image/jpeg") == len(tasks) * 4  # source, truth, preview, model
     assert "http" not in page.replace("http-equiv", "")
     assert (out / "card.md").read_text().startswith("# Evaluation")
     assert json.loads((out / "card.json").read_text())["rows"]
-    tasks = pq.read_table(out / "tasks.parquet").to_pylist()
-    assert len(tasks) == 6
     assert all(len(task["source_sha256"]) == 32 for task in tasks)
     assert json.loads((out / "rigface.json").read_text())["models"]["small"]["fingerprint"]
 
@@ -171,7 +169,7 @@ def test_rerun_skips_finished_units_and_evaluates_another_model(judged, place, t
 def test_dry_run_prints_the_plan_and_writes_nothing(place, tmp_path):
     said = []
     assert evaluate(config_of(place, tmp_path / "no", dry_run=True), said.append) is None
-    assert "6 tasks of 1 people" in said[0]
+    assert "tasks of 1 people" in said[0]
     assert not (tmp_path / "no").exists()
 
 
@@ -180,7 +178,7 @@ def test_faces_give_all_task_kinds_for_a_model_of_any_style(place, tmp_path, cap
     monkeypatch.setattr(task_sampler, "SWEEPS", some)
     save_model(tmp_path / "grey", 32, render_style="shape")
     config = config_of(
-        place, tmp_path / "card", "faces", limit=3, sweeps=1, clips=1, clip_frames=4, all_people=True,
+        place, tmp_path / "card", tasks=(), limit=3, sweeps=1, clips=1, clip_frames=4, all_people=True,
         models=("preview", f"grey={tmp_path / 'grey'}"),
     )  # fmt: skip
     card = evaluate(config, quiet)
@@ -190,38 +188,40 @@ def test_faces_give_all_task_kinds_for_a_model_of_any_style(place, tmp_path, cap
     assert Counter(row["number"] for row in mine if row["number"]) == dict.fromkeys(some, 4)
     assert {row["target_person"] != row["person"] for row in mine if row["kind"] == "cross"} == {True}
     assert card.clips["grey"].clips == 1
-    assert card.clips[COPY_TARGET].pose == pytest.approx(1)
-    assert json.loads((tmp_path / "card" / "rigface.json").read_text())["size"] == 32
+    assert card.clips[TRUE_FRAME].pose == pytest.approx(1)
     print_tables(card)
     assert "Sweeps: achieved against asked" in capsys.readouterr().out
 
 
 def test_faces_source_plans_held_out_people_only(place):
-    config = config_of(place, "out", "faces", limit=8, sweeps=3, clips=3)
+    config = config_of(place, "out", limit=8, sweeps=3, clips=3)
     items = FacesSource(Store(config.data)).plan(("self", "sweep", "clip"), config)
     assert {item.person for item in items} == {HELD_OUT}
     assert len({(item.name, item.key) for item in items}) == len(items)
 
 
 def test_impossible_evaluations_are_refused_with_a_hint(place, tmp_path):
-    save_model(tmp_path / "large", 128)
-    with pytest.raises(PlanError, match="at 64 px, large wants 'texture' at 128; evaluate on the dataset of faces"):
-        evaluate(config_of(place, tmp_path / "out", models=(str(tmp_path / "large"),)), quiet)
-    with pytest.raises(PlanError, match="sweep: examples hold self-edits only"):
-        evaluate(config_of(place, tmp_path / "out", tasks=("sweep",)), quiet)
     with pytest.raises(PlanError, match="want some of self, cross, sweep, clip, got swep"):
         config_of(place, tmp_path / "out", tasks=("swep",))
     with pytest.raises(PlanError, match="two are called 'mine'"):
         models_by_name(("runs/mine/model", "mine=elsewhere"))
     dataset(tmp_path / "few", people=1, identity=LEARNT)
+    pairs = tmp_path / "pairs" / "examples" / "00"
+    pairs.mkdir(parents=True)
+    (pairs / "0.parquet").write_bytes(b"")
+    with pytest.raises(PlanError, match="evaluate on the dataset of faces"):
+        evaluate(config_of(place, tmp_path / "out", data=str(pairs.parents[1])), quiet)
     with pytest.raises(PlanError, match="--all-people"):
         evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
 
 
-def test_half_of_the_example_tasks_are_pairs_of_photographs(place):
-    config = config_of(place, "out", limit=8)
-    items = ExamplesSource(Store(config.data)).plan(("self",), config)
-    names = Counter(item.name for item in items)
-    assert names["self-edit"] >= 4
-    assert names["self-edit, re-lit"] >= 1
-    assert len({item.key for item in items}) == len(items) == 8
+def test_later_run_says_what_changed_and_refuses_a_place_without_rows(judged, place, tmp_path):
+    out, _ = judged
+    save_model(tmp_path / "other", SIZE, seed=1)
+    config = config_of(place, tmp_path / "new", models=("preview", f"small={tmp_path / 'other'}"), against=str(out))
+    card = evaluate(config, quiet)
+    assert card.changes["preview", "self-edit"]["psnr_face"].mean == 0
+    assert card.changes["small", "self-edit"]["psnr_face"].pairs > 0
+    assert f"Changed since {out}" in (tmp_path / "new" / "card.md").read_text()
+    with pytest.raises(PlanError, match="which holds rows"):
+        evaluate(replace(config, against=str(tmp_path)), quiet)

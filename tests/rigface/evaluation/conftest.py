@@ -59,7 +59,7 @@ def read(picture: np.ndarray) -> Estimate | None:
     return Estimate(
         params=params,
         box=np.concatenate([middle - half, middle + half]),
-        landmarks=np.zeros((5, 3), np.float32),
+        landmarks=np.float32([[1, 1, 0], [3, 1, 0], [3, 3, 0], [1, 3, 0], [2, 2, 0]]) * size / 4,
         frame_to_crop=np.eye(2, 3, dtype=np.float32),
         skin=np.float32([0.5, 0.35, 0.28]) * (1 - person / 300),
         residual=0.01,
@@ -76,7 +76,7 @@ class Painted:
     head = HEAD
     score_names = HEAD.expression_names
     extractors: dict[str, str] = field(
-        default_factory=lambda: {"in loop": "painted 1", "independent": "painted 2", "identity": "painted 3"}
+        default_factory=lambda: {"in loop": "painted 1", "detector": "painted 2", "identity": "painted 3"}
     )
     looked: int = 0
 

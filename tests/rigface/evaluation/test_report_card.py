@@ -12,6 +12,7 @@ from rigface.edits import EditSpec
 from rigface.evaluation import report
 from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, controls
 from rigface.evaluation.fairness import fairness
+from rigface.evaluation.metric_registry import METRICS
 from rigface.evaluation.report_card import compare, make_card
 from rigface.evaluation.rows import measure_edits
 from rigface.evaluation.samples import Edited
@@ -129,7 +130,7 @@ def test_better_and_worse_than_the_baseline_are_clear(made):
 
 
 def test_difference_needs_pairs(rows):
-    assert compare(rows[:12], []) == {}
+    assert compare(rows[:12], [], METRICS) == {}
 
 
 def test_worst_group_comes_first():

@@ -8,9 +8,9 @@ from rigface.metrics.gain import gain, linearity, spearman
 
 def test_gain_is_0_for_no_change_1_for_perfect_and_negative_for_worse():
     before = np.array([10.0, 20.0, 30.0, 40.0])
-    assert gain(before, before, drop=0) == pytest.approx(np.zeros(4))
-    assert gain(0 * before, before, drop=0) == pytest.approx(np.ones(4))
-    assert gain(2 * before, before, drop=0) == pytest.approx(-np.ones(4))
+    assert gain(before, before, min_change=0) == pytest.approx(np.zeros(4))
+    assert gain(0 * before, before, min_change=0) == pytest.approx(np.ones(4))
+    assert gain(2 * before, before, min_change=0) == pytest.approx(-np.ones(4))
 
 
 def test_gain_drops_pairs_with_the_smallest_change():
@@ -21,7 +21,7 @@ def test_gain_drops_pairs_with_the_smallest_change():
 
 
 def test_gain_is_nan_without_an_edit_and_for_a_failure():
-    got = gain(np.array([0.0, 1.0, np.nan]), np.array([0.0, 2.0, 2.0]), drop=0)
+    got = gain(np.array([0.0, 1.0, np.nan]), np.array([0.0, 2.0, 2.0]), min_change=0)
     assert np.isnan(got[[0, 2]]).all()
     assert got[1] == 0.5
 

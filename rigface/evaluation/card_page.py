@@ -1,0 +1,66 @@
+"""A finished evaluation: its files, its page with pictures, and its short tables for a terminal.
+
+Path: rows with pictures -> `publish` -> OUT/card.*, rows.parquet; `print_tables`. `rigface evaluate` and
+`rigface judge` end here.
+"""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from rigface.evaluation import card_tables, report
+from rigface.evaluation.baselines import CONTROLS
+from rigface.evaluation.gallery import groups
+from rigface.evaluation.metric_registry import Row
+from rigface.evaluation.report_card import ReportCard
+from rigface.evaluation.summary import headlines
+from rigface.pages.environment import environment
+from rigface.storage.store import Store
+from rigface.types import DLIB_SAME_PERSON
+
+PICTURE = "picture"  # column of a row: its output as JPEG, for the page; not in rows.parquet
+
+
+def publish(store: Store, card: ReportCard, rows: Sequence[Row], lede: str, shown: int = 24) -> None:
+    """Write card.html, card.md, card.json, card.parquet and rows.parquet.
+
+    `lede` is the sentence above the tables, `shown` the number of tasks with pictures.
+    """
+    plain = [{name: value for name, value in row.items() if name != PICTURE} for row in rows]
+    for name, data in report.files(card, plain, top_of_page(card, rows, lede, shown)).items():
+        store.publish(name, data)
+
+
+def top_of_page(card: ReportCard, rows: Sequence[Row], lede: str, shown: int) -> Markup:
+    """The first part of the page: the short tables, and pictures."""
+    text = environment("rigface.evaluation").get_template("top.html").render(
+        lede=lede, headlines=headlines(card), same_person=DLIB_SAME_PERSON, groups=groups(rows, shown)
+    )  # fmt: skip
+    return Markup(text)
+
+
+def print_tables(card: ReportCard, console: Console | None = None) -> None:
+    """Print the short tables; of models, the best number of a column is bold."""
+    console = console or Console()
+    for headline in headlines(card):
+        columns = [
+            Column(name.partition("\n")[0], justify="right" if name else "left", no_wrap=not name)
+            for name in headline.head
+        ]
+        table = Table(*columns, title=f"{headline.edit} ({headline.edits} edits)", title_justify="left")
+        for k, line in enumerate(headline.body):
+            style = "dim" if k in headline.controls else ""
+            cells = (Text(c, style="bold green" if (k, j) in headline.best else style) for j, c in enumerate(line))
+            table.add_row(*cells)
+        console.print(table)
+    for more in card_tables.tables(card):
+        if more.title in (card_tables.LINEAR, card_tables.CLIPS) or more.title.startswith(card_tables.CLAIMS):
+            columns = [Column(name.replace("\n", " "), no_wrap=name in ("model", "number")) for name in more.head]
+            table = Table(*columns, title=more.title, title_justify="left")
+            for line in more.body:
+                if line[0] not in CONTROLS:
+                    table.add_row(*line)
+            console.print(table)
