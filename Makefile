@@ -6,6 +6,7 @@ BIN    := .venv/bin
 STAMP  := .venv/installed
 
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes of the tests import the same files
 .PHONY: help demo test test-fast lint format docs drills env clean
 
 help:  ## print this list
@@ -20,7 +21,7 @@ demo: env  ## extract the faces of a clip, show them, and open the editor in the
 test: env  ## run all tests, without a GPU and without network
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: env  ## run the tests that start no cluster, server, browser or training
+test-fast: env  ## run the tests that take a second at most: no cluster, server, browser or training
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not drill"
 
 lint: env  ## check style, format and types

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # some tests wait for them
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process per run, for clouds
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # as serve/local.py, before a cluster is there
 os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
 
@@ -29,21 +30,53 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
 SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared"}
 SLOW_PATHS = (
-    "tests/drills/", "tests/pipelines/train/", "tests/serve/jobs/", "tests/serve/web/", "tests/test_packaging.py",
-    "tests/pipelines/assets/test_reproduce.py", "tests/pipelines/convert/test_job.py::test_deca_and_d3dfr",
-    "tests/pipelines/edit/test_job.py", "tests/pipelines/evaluate/test_job.py",
-    "tests/pipelines/examples/test_captions.py",
-    "tests/pipelines/extract/test_brought_weights.py", "tests/rigface/face/controls/test_blendshape_transfer.py",
-    "tests/serve/api/test_openapi_contract.py",
+    "tests/drills/", "tests/pipelines/train/", "tests/pipelines/telemetry/", "tests/serve/jobs/", "tests/serve/web/",
+    "tests/serve/provenance/", "tests/test_packaging.py", "tests/pipelines/assets/test_reproduce.py",
+    "tests/pipelines/cli/test_main.py::test_closed_pipe", "tests/pipelines/convert/test_job.py::test_deca_and_d3dfr",
+    "tests/pipelines/edit/test_job.py", "tests/pipelines/edit/test_signing.py", "tests/pipelines/evaluate/test_job.py",
+    "tests/pipelines/examples/test_captions.py", "tests/pipelines/extract/test_brought_weights.py",
+    "tests/pipelines/extract/test_stages.py", "tests/pipelines/refine/test_job.py",
+    "tests/rigface/face/controls/test_blendshape_transfer.py",
+    "tests/rigface/face/reconstruction/test_network_reconstructor.py",
+    "tests/rigface/model/test_finetuning.py", "tests/rigface/model/test_pipeline.py::test_compiled",
+    "tests/rigface/provenance/test_watermark.py", "tests/serve/api/test_openapi_contract.py",
+    "tests/test_architecture.py::test_an_import_is_cheap", "tests/test_docs.py::test_generated_tables",
+)  # fmt: skip
+# Files that share one service on Ray Serve, and other long ones: they begin first, so that no process ends alone.
+SERVICE_FILES = (
+    "tests/serve/test_faults.py", "tests/serve/test_app.py", "tests/serve/inference/test_model_routing.py",
+    "tests/serve/web/test_photo_tab.py",
+)  # fmt: skip
+LONG_FILES = (
+    *SERVICE_FILES, "tests/pipelines/train/test_ray_backend.py", "tests/drills/test_inputs.py",
+    "tests/drills/test_storage.py", "tests/pipelines/extract/test_job.py", "tests/pipelines/extract/test_resume.py",
+    "tests/test_released_weights.py", "tests/pipelines/cluster/test_submit.py", "tests/pipelines/train/test_loop.py",
+    "tests/test_packaging.py", "tests/pipelines/extract/test_brought_weights.py",
 )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start a cluster, a server, a browser or a training as `slow`, for `make test-fast`."""
+    """Mark tests that start a cluster, server, browser or training, or take seconds, as `slow`; long files first."""
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
+    rank = {path: place for place, path in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile`, with the files that share the service as one: it is started in one process."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "service" if nodeid.startswith(SERVICE_FILES) else super()._split_scope(nodeid)
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from rigface.errors import PlanError, StorageGone
 from rigface.storage import objects, s3_client
-from tests.conftest import make_bucket
+from tests.conftest import S3_ENVIRONMENT, make_bucket
 from tests.s3_proxy import FAULTS, Proxy
 
 
@@ -251,6 +251,8 @@ def test_threads_share_one_retry_budget():
 
 
 def test_addressing_follows_endpoint(monkeypatch):
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example.org")
     assert objects.presigned("s3://clips/a b").startswith("http://s3.example.org/clips/a%20b?")
     monkeypatch.setenv("RIGFACE_S3_ADDRESSING", "virtual")
