@@ -83,7 +83,7 @@ class DetectorSpec:
         identity_width: length of its vectors.
         parser: name of the segmentation, with its version.
         expression_codes: network of `FaceParams.bfm_expression`, with its version; empty if there are none.
-        reconstructor: network of the coefficients, with its version; empty for a fit, which has no file.
+        reconstructor: network or closed-form fit of the coefficients, with its version; empty before "fit 2".
     """
 
     name: str

@@ -21,7 +21,7 @@ from rigface.face.detection.mediapipe import BLENDSHAPES
 from rigface.face.head.open_head import OpenHead
 from rigface.face.identity.arcface import ArcFace
 from rigface.face.identity.dlib_embedding import DlibIdentity
-from rigface.face.reconstruction.protocol import Reconstructor
+from rigface.face.reconstruction.protocol import CLOSED_FORM, Reconstructor
 from rigface.face.reconstruction.segmentation import Parser
 from rigface.testing import fakes
 from rigface.types import DetectorSpec, HeadSpec, Quality
@@ -135,4 +135,6 @@ def _default_specs() -> tuple[HeadSpec, DetectorSpec]:
     """The specs of the default models without loading them, which takes seconds. A test compares the two."""
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
     identity = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"
-    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES, identity=identity)
+    return OpenHead.load().spec, DetectorSpec(
+        "mediapipe", version, 478, BLENDSHAPES, identity=identity, reconstructor=CLOSED_FORM
+    )

@@ -10,19 +10,22 @@ What the axes mean:
   mirror antisymmetric, so mirroring a face only changes signs.
 * `expression` (52): one axis per MediaPipe blendshape and of the same name, 1 = the expression in full. `_neutral` is
   among them because the detector reports it; its axis is zero.
-* `albedo`: principal components of de-lit skin per vertex, linear RGB, mirror symmetric. The mean skin luminance is
-  0.3 for every person: one photograph does not distinguish a dark face in bright light from a light one in dim light.
+* `albedo`: principal components of de-lit skin per vertex, linear RGB, mirror symmetric, none of which changes the mean
+  skin luminance of 0.3; after them one axis per colour that scales the mean albedo (`tone`). One photograph of a face
+  alone does not tell dark skin in bright light from light skin in dim light, so these three are estimated by
+  themselves, from what else is in view (`skin_tone.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.face.geometry.subdivision import subdivide_interpolating, subdivide_linear
 from rigface.types import HeadSpec
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from rigface.face.head.head_model import Head
 
 STEPS = 2  # 468 control points -> 1,833 -> 7,257 vertices
-SKIN_LUMINANCE = 0.3  # mean over the skin of every albedo, by definition (see above)
+SKIN_LUMINANCE = 0.3  # mean over the skin of the mean albedo, and of every albedo whose tone is 0
+TONES = 3  # last axes of the albedo: red, green, blue
+TONE_STD = 0.4  # of the reflectance of people's skin, as a share of the mean's
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +48,7 @@ class OpenHead:
     control_faces: np.ndarray  # (898, 3) int32 triangles of the control points
     control_uv: np.ndarray  # (468, 2) float32 texture coordinates in [0, 1], v up
     albedo_mean: np.ndarray  # (7257, 3) float32 linear reflectance
-    albedo: np.ndarray  # (A, 7257, 3) float32 per standard deviation
+    albedo: np.ndarray  # (A - 3, 7257, 3) float32 per standard deviation, principal components
     skin: np.ndarray  # (7257,) bool, vertices that are skin: not eyes, lips, brows
     mirror: np.ndarray  # (468,) int32, the control point on the other side
     spec: HeadSpec  # names and sizes
@@ -59,13 +64,34 @@ class OpenHead:
                 version=str(data["version"]),
                 shape=len(data["shape"]),
                 expression=len(data["expression"]),
-                albedo=len(albedo),
+                albedo=len(albedo) + TONES,
                 expression_names=tuple(data["expression_names"].tolist()),
             )
             same = ("template", "shape", "expression", "control_uv", "albedo_mean")
             arrays = {name: data[name].astype(np.float32) for name in same}
             whole = {name: data[name].astype(np.int32) for name in ("control_faces", "mirror")}
             return OpenHead(**arrays, **whole, albedo=albedo, skin=data["skin"].astype(bool), spec=spec)
+
+    @property
+    def albedo_axes(self) -> np.ndarray:
+        """(A, 7257, 3) float32 all axes of the albedo per standard deviation: `albedo`, then the tone."""
+        tone = TONE_STD * self.albedo_mean * np.eye(TONES, dtype=np.float32)[:, None]
+        return np.concatenate([self.albedo, tone])
+
+    def skin_colour(self, coefficients: np.ndarray) -> np.ndarray:
+        """Reflectance (N, 3) of `plain_skin`, linear RGB, from albedo coefficients (N, A)."""
+        axes = self.albedo_axes[: coefficients.shape[1], self.plain_skin].mean(1)
+        return np.asarray(self.albedo_mean[self.plain_skin].mean(0) + coefficients @ axes)
+
+    @cached_property
+    def plain_skin(self) -> np.ndarray:
+        """(7257,) bool vertices of cheeks and forehead: mostly free of beards, brows and glasses."""
+        from scipy.spatial import Delaunay
+
+        points = self.subdivision()[0] @ self.template
+        hulls = [Delaunay(self.template[list(polygon), :2]) for polygon in LAYOUTS[478].skin]
+        inside = np.any([hull.find_simplex(points[:, :2]) >= 0 for hull in hulls], axis=0)
+        return np.asarray(inside & (points[:, 2] > 0))
 
     def subdivision(self, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
         """(V, 468) float32 weights from control points to vertices, and (F, 3) int32 faces.
@@ -97,8 +123,13 @@ class OpenHead:
             uv=self.uv(steps),
             uv_faces=faces,
             albedo_mean=self.albedo_mean[: len(weights)],
-            albedo_basis=np.ascontiguousarray(np.moveaxis(self.albedo[:, : len(weights)], 0, 2)),
+            albedo_basis=np.ascontiguousarray(np.moveaxis(self.albedo_axes[:, : len(weights)], 0, 2)),
         )
+
+
+def has_tone(spec: HeadSpec) -> bool:
+    """True for a head whose albedo is the open head's, which ends with the axes of the tone."""
+    return spec.name == "open" or spec.albedo_source.startswith("open:")
 
 
 @lru_cache(maxsize=4)

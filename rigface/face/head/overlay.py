@@ -83,7 +83,7 @@ def with_open_albedo(head: Head) -> Head:
     model = OpenHead.load()
     at = lay_over(head).nearest
     spec = replace(head.spec, albedo=model.spec.albedo, albedo_source=f"open:{model.spec.version}", colours="linear")
-    mean, basis = model.albedo_mean[at], np.moveaxis(model.albedo[:, at], 0, 2)
+    mean, basis = model.albedo_mean[at], np.moveaxis(model.albedo_axes[:, at], 0, 2)
     return replace(
         head, spec=spec, albedo_mean=torch.from_numpy(mean), albedo_basis=torch.from_numpy(np.ascontiguousarray(basis))
     )

@@ -8,8 +8,10 @@ with Cauchy weights, as in Zhang & Samaras 2006 and Aldrian & Smith 2013, each h
 Priors decide what one photograph leaves open:
 
 * overall exposure: colours are first divided by the mean luminance of the skin over `SKIN_LUMINANCE`, and the light is
-  multiplied back. Halve the exposure, and the light halves exactly while the albedo stays.
-* the colour of the light against the colour of the skin: light is near white, skin near the mean.
+  multiplied back. Halve the exposure of the picture, and the light halves exactly while the albedo stays.
+* brightness and colour of the skin against those of the light: on a head with tone axes, the skin's mean colour is the
+  one that its surroundings suggest (`skin_tone.py`), and the light is the rest. On others the model's skin has one
+  luminance, and light is near white.
 * light from the front against light from all around, which differ only on the hidden side: a light is a surround and
   a lamp (`light_prior`), so its nine coefficients go together as a lamp's do.
 
@@ -24,7 +26,8 @@ import torch
 from torch import Tensor
 
 from rigface.colour import LUMINANCE
-from rigface.face.head.open_head import SKIN_LUMINANCE
+from rigface.face.head.open_head import SKIN_LUMINANCE, TONE_STD, TONES
+from rigface.face.reconstruction.skin_tone import middle_colour, skin_reflectance
 from rigface.face.rendering.lighting import harmonics, lamp_harmonics
 
 ROUNDS = 2
@@ -35,6 +38,7 @@ CORRELATED = 8.0  # neighbouring vertices see the same error: so many count as o
 AMBIENT_SHARE, LAMP_SHARE = (0.45, 0.25), (0.65, 0.5)  # mean and spread of the two parts of an ordinary light
 LAMP_TOWARDS = (0.0, 0.8, 1.2)  # lamps are more often above than below and in front than behind (von Mises-Fisher)
 LIGHT_SLACK = 0.06  # spread that no single lamp explains, per coefficient, in units of the ambient one
+DARKEST = 0.002  # of any albedo, by colour
 GRAZING = 0.15  # cosine to the viewer below which a vertex is ignored
 AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 (DECA's factors, see lighting.py)
 
@@ -56,16 +60,23 @@ class AlbedoLightSolver:
 
     Args:
         mean: (V, 3) albedo. basis: (A, V, 3) per standard deviation. skin: (V,) bool.
+        plain: (V,) bool, skin by whose colour the tone is set; the last axes of the basis are the open head's tone.
+            None for a basis without them.
         display: albedo times shading is a colour as a screen shows it (FLAME's texture) and not linear.
     """
 
-    def __init__(self, mean: Tensor, basis: Tensor, skin: Tensor, *, display: bool = False) -> None:
+    def __init__(
+        self, mean: Tensor, basis: Tensor, skin: Tensor, *, plain: Tensor | None = None, display: bool = False
+    ) -> None:
         luminance = float((mean[skin] @ mean.new_tensor(LUMINANCE)).mean()) if display else SKIN_LUMINANCE
         self.unit = SKIN_LUMINANCE / luminance
         self._mean, self._basis, self._skin = mean * self.unit, basis.flatten(1) * self.unit, skin
+        self._plain, self._details = plain, len(basis) - (0 if plain is None else TONES)
+        axes = torch.cat([self._mean[None], basis * self.unit])
+        self._skin_axes, self._plain_axes = (axes[:, part].mean(1) for part in (skin, skin if plain is None else plain))
         self._display = (lambda colours: colours.clamp(0, 1)) if display else _display
 
-    def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor) -> Appearance:
+    def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor, around: Tensor) -> Appearance:
         """Fit N faces.
 
         Args:
@@ -73,6 +84,7 @@ class AlbedoLightSolver:
             normals: (N, V, 3) unit, camera frame.
             inside: (N, V) bool, the vertex is inside the crop.
             tracks: (N,) int64; faces of one number share their albedo.
+            around: (N, 4) `skin_tone.surroundings`; not read without tone axes.
         """
         members = torch.unique(tracks, return_inverse=True)[1]
         facing, skin, exposure = self._seen(colours, normals, inside)
@@ -81,7 +93,7 @@ class AlbedoLightSolver:
         products = light_products(basis)
         albedo = self._mean.expand(len(colours), -1, -1)
         light = colours.new_zeros(len(colours), 9, 3)
-        coefficients = colours.new_zeros(len(colours), len(self._basis))
+        coefficients = colours.new_zeros(len(colours), self._details)
         weight = facing
         for _ in range(ROUNDS):
             for _ in range(2):
@@ -90,9 +102,14 @@ class AlbedoLightSolver:
                 weight = facing * cauchy(colours - albedo * shading)
             coefficients = self._albedo(colours, shading, weight, members)
             albedo = self._skin_of(coefficients)
+        gain: Tensor = exposure * self.unit
+        if self._plain is not None:
+            seen = middle_colour(colours * exposure, torch.where(self._plain, skin, 1e-3 * skin))
+            coefficients, tone = self._toned(coefficients, skin_reflectance(seen, around, members))
+            albedo, gain = self._skin_of(coefficients) / tone, gain / tone
         light = solve_light(colours, basis, albedo, weight, products)
         misfit = self._misfit(colours, albedo * (basis @ light), skin, exposure)
-        return Appearance(coefficients, light * exposure * self.unit, *misfit)
+        return Appearance(coefficients, light * gain, *misfit)
 
     def explain(
         self, colours: Tensor, normals: Tensor, inside: Tensor, coefficients: Tensor, light: Tensor
@@ -102,9 +119,26 @@ class AlbedoLightSolver:
         model = self._skin_of(coefficients) * (harmonics(normals) @ (light / (exposure * self.unit)))
         return Appearance(coefficients, light, *self._misfit(colours / exposure, model, skin, exposure))
 
+    def brightness(self, coefficients: Tensor) -> Tensor:
+        """(N,) mean luminance of the skins, in units of `SKIN_LUMINANCE`, from albedo coefficients (N, A)."""
+        axes = self._skin_axes @ coefficients.new_tensor(LUMINANCE) / (self.unit * SKIN_LUMINANCE)
+        mean: Tensor = axes[0] + coefficients @ axes[1 : 1 + coefficients.shape[1]]
+        return mean
+
+    def _toned(self, details: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """All coefficients of the skins (N, A - 3) after a change of their plain colour to the one wanted (N, 3), and
+        this change (N, 1, 3) as a factor. Their details grow and shrink with the skin's luminance.
+        """
+        mean, axes = self._plain_axes[0], self._plain_axes[1 : 1 + self._details]
+        own = mean + details @ axes
+        weights = own.new_tensor(LUMINANCE)
+        details = details * ((wanted @ weights) / (own @ weights))[:, None]
+        tone = ((wanted - details @ axes) / mean - 1) / TONE_STD
+        return torch.cat([details, tone], 1), (wanted / own)[:, None]
+
     def _skin_of(self, coefficients: Tensor) -> Tensor:
         flat = self._mean.flatten() + coefficients @ self._basis[: coefficients.shape[1]]
-        return torch.unflatten(flat, 1, (-1, 3)).clamp(0.01, 1)
+        return torch.unflatten(flat, 1, (-1, 3)).clamp(DARKEST, 1)
 
     def _seen(self, colours: Tensor, normals: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (N, V) of all that faces the camera and of the skin in it, and the exposure (N, 1, 1)."""
@@ -123,11 +157,12 @@ class AlbedoLightSolver:
 
     def _albedo(self, colours: Tensor, shading: Tensor, weight: Tensor, members: Tensor) -> Tensor:
         """Ridge regression of the albedo coefficients, one set per track, prior N(0, 1)."""
-        count, size = len(colours), len(self._basis)
+        count, size = len(colours), self._details
+        basis = self._basis[:size]
         root = (weight[..., None] / (NOISE**2 * CORRELATED)).sqrt()
         scaled = shading * root
         gap = colours * root - self._mean * scaled
-        design = self._basis * scaled.flatten(1)[:, None]  # (N, A, 3 V)
+        design = basis * scaled.flatten(1)[:, None]  # (N, A, 3 V)
         normal = design @ design.mT
         right = (design @ gap.flatten(1)[..., None])[..., 0]
         groups = int(members.max()) + 1 if count else 0

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from rigface.face.geometry.camera import project
 from rigface.face.head.head_model import Head
-from rigface.face.head.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead, has_tone
 from rigface.face.head.overlay import lay_over
 from rigface.face.reconstruction.albedo_light import AlbedoLightSolver, Appearance
+from rigface.face.reconstruction.skin_tone import surroundings
 from rigface.face.rendering.renderer import vertex_normals
 from rigface.image import resized, srgb_to_linear
 
@@ -42,9 +43,9 @@ class OpenHeadAppearance:
         self._faces = torch.from_numpy(faces.astype(np.int64)).to(device)
         self._places = torch.from_numpy(places).to(device)
         # Vertices of fewer steps come first, so one numbering serves the fine albedo and the coarse surface.
-        basis, skin = head.albedo[:, places], head.skin[places]
+        basis, skin = head.albedo_axes[:, places], head.skin[places]
         parts = (torch.from_numpy(part).to(device) for part in (head.albedo_mean[places], basis, skin))
-        self._solve = AlbedoLightSolver(*parts)
+        self._solve = AlbedoLightSolver(*parts, plain=torch.from_numpy(head.plain_skin[places]).to(device))
 
     def fit(
         self, crops: Sequence[np.ndarray], points: Tensor, rotation: Tensor, camera: Tensor, tracks: Tensor
@@ -57,15 +58,16 @@ class OpenHeadAppearance:
             normals = vertex_normals(fine, self._faces)[:, self._places]
             return fine[:, self._places] @ rotation[part].mT, normals @ rotation[part].mT
 
-        return self._solve(*_read(crops, camera, surface, linear=True), tracks)
+        colours, normals, inside, around = _read(crops, camera, surface, linear=True)
+        return self._solve(colours, normals, inside, tracks, around)
 
 
 class AppearanceFitter:
     """Skin and light on any head with 51 inner landmarks and an albedo. Stateless between calls.
 
     `vertices` (U,) int64 are all that a call needs to be posed; of these, `faces` (F, 3) are the triangles, `places`
-    (P,) those that are read, and `skin` (P,) bool is true on skin. `brightness` is that of the mean skin, in
-    `SKIN_LUMINANCE`; `linear` is false if albedo times shading is a colour as a screen shows it.
+    (P,) those that are read, and `skin` (P,) bool is true on skin; `linear` is false if albedo times shading is a
+    colour as a screen shows it.
     """
 
     def __init__(self, head: Head, device: str = "cpu") -> None:
@@ -81,12 +83,19 @@ class AppearanceFitter:
         self._mean, self._basis = (part.to(device) for part in _albedo_at(head, torch.from_numpy(places)))
         self.skin = torch.from_numpy(OpenHead.load().skin[overlay.nearest[places]]).to(device)
         self.linear = head.spec.colours == "linear"
-        self._solve = AlbedoLightSolver(self._mean, self._basis, self.skin, display=not self.linear)
-        self.brightness = 1 / self._solve.unit
+        plain = OpenHead.load().plain_skin[overlay.nearest[places]] if has_tone(head.spec) else None
+        self._solve = AlbedoLightSolver(
+            self._mean, self._basis, self.skin, display=not self.linear,
+            plain=None if plain is None else torch.from_numpy(plain).to(device),
+        )  # fmt: skip
 
     def albedo(self, coefficients: Tensor) -> Tensor:
         """(N, P, 3) albedo at the places."""
         return self._mean + torch.einsum("na,apc->npc", coefficients, self._basis[: coefficients.shape[1]])
+
+    def brightness(self, coefficients: Tensor) -> Tensor:
+        """(N,) mean luminance of the skins, in units of `SKIN_LUMINANCE`."""
+        return self._solve.brightness(coefficients)
 
     def fit(self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor, tracks: Tensor) -> Appearance:
         """Skin and light of N crops.
@@ -96,15 +105,16 @@ class AppearanceFitter:
             camera: (N, 3) as in `FaceParams`.
             tracks: (N,) int64; faces of one number share their albedo.
         """
-        return self._solve(*self._colours(crops, vertices, camera), tracks)
+        colours, normals, inside, around = self._colours(crops, vertices, camera)
+        return self._solve(colours, normals, inside, tracks, around)
 
     def explain(
         self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor, albedo: Tensor, light: Tensor
     ) -> Appearance:
         """The misfit of a given albedo (N, A) and light (N, 9, 3)."""
-        return self._solve.explain(*self._colours(crops, vertices, camera), albedo, light)
+        return self._solve.explain(*self._colours(crops, vertices, camera)[:3], albedo, light)
 
-    def _colours(self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _colours(self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor) -> tuple[Tensor, ...]:
         used = vertices[:, self.vertices] if vertices.shape[1] == self._count else vertices
 
         def surface(part: slice) -> tuple[Tensor, Tensor]:
@@ -115,20 +125,23 @@ class AppearanceFitter:
 
 def _read(
     crops: Sequence[np.ndarray], camera: Tensor, surface: Callable[[slice], tuple[Tensor, Tensor]], *, linear: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours (N, P, 3), normals (N, P, 3) and (N, P) bool inside the crop; `surface` gives posed places and their
-    normals of some faces.
+) -> tuple[Tensor, ...]:
+    """Colours (N, P, 3), normals (N, P, 3), (N, P) bool inside the crop, and `surroundings` (N, 4); `surface` gives
+    posed places and their normals of some faces.
     """
-    colours, normals, inside = [], [], []
+    colours, normals, inside, around = [], [], [], [np.zeros((0, 4), np.float32)]
     for start in range(0, max(len(crops), 1), BATCH):
         part = slice(start, start + BATCH)
         places, normal = surface(part)
         projected = project(places, camera[part])[..., :2]
-        colour, within = sample_colours(crops[part], projected.cpu().numpy(), linear=linear)
+        pictures = list(crops[part])  # decoded once
+        colour, within = sample_colours(pictures, projected.cpu().numpy(), linear=linear)
+        around += [surroundings(picture)[None] for picture in pictures]
         normals.append(normal)
         colours.append(torch.from_numpy(colour).to(camera.device))
         inside.append(torch.from_numpy(within).to(camera.device))
-    return torch.cat(colours), torch.cat(normals), torch.cat(inside)
+    outside = torch.from_numpy(np.concatenate(around)).to(camera.device)
+    return torch.cat(colours), torch.cat(normals), torch.cat(inside), outside
 
 
 def sample_colours(

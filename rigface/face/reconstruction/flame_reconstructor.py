@@ -15,7 +15,7 @@ from rigface.face.geometry.rotation import to_axis_angle
 from rigface.face.head.head_model import Head, part_of
 from rigface.face.reconstruction.appearance import AppearanceFitter
 from rigface.face.reconstruction.flame_fit import FlameGeometryFitter
-from rigface.face.reconstruction.protocol import Fit
+from rigface.face.reconstruction.protocol import CLOSED_FORM, Fit
 from rigface.types import DetectorSpec, FaceParams
 
 LANDMARKS = 468  # MediaPipe's mesh; ten points more are the irises
@@ -28,7 +28,7 @@ class FlameFit:
         head: FLAME with an albedo, as `heads.load_head` gives it; or the Basel model, which is as FLAME without joints.
     """
 
-    version = ""
+    version = CLOSED_FORM
 
     def __init__(self, head: Head, device: str = "cpu") -> None:
         self.head_spec = head.spec

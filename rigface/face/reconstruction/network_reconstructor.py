@@ -33,7 +33,7 @@ from rigface.face.networks.smirk import load_smirk
 from rigface.face.networks.weight_files import halve
 from rigface.face.reconstruction.appearance import AppearanceFitter
 from rigface.face.reconstruction.landmark_fit import to_crop_unit
-from rigface.face.reconstruction.protocol import Fit
+from rigface.face.reconstruction.protocol import CLOSED_FORM, Fit
 from rigface.types import CROP_PX, DetectorSpec, FaceParams
 
 BATCH = 8  # crops in the network at once; more are no faster on a processor
@@ -91,7 +91,7 @@ class NetworkReconstructor:
         path = checkpoint_in(path) if path.is_dir() else path
         self.head_spec = spec
         self._reads_colours = network.has_light and spec.albedo_source.partition(":")[0] in _TEXTURES
-        fitted = "" if self._reads_colours else ", albedo and light fitted"
+        fitted = "" if self._reads_colours else f", albedo and light by {CLOSED_FORM}"
         self.version = f"{name}-{assets.fingerprint(path)}{fitted}"
         encoder = network.load(path, device)
         self._network = halve(encoder) if half else encoder

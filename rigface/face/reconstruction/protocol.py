@@ -12,6 +12,8 @@ import numpy as np
 
 from rigface.types import FaceParams, HeadSpec
 
+CLOSED_FORM = "fit 2"  # version of closed-form fits; 2 tells the brightness of the light from that of the skin
+
 
 @dataclass(frozen=True, eq=False)
 class Fit:
@@ -27,7 +29,7 @@ class Reconstructor(Protocol):
     """Fits one head model to crops of faces."""
 
     head_spec: HeadSpec
-    version: str  # network with the hash of its file, and what is fitted beside it; empty for a fit, which has no file
+    version: str  # network with the hash of its file and what is fitted beside it, or that of the closed-form fit
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray

@@ -20,7 +20,7 @@ from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.reconstruction.network_reconstructor import EXPRESSION, NETWORKS, NetworkReconstructor, flame_2020
-from rigface.face.reconstruction.protocol import Fit, Reconstructor
+from rigface.face.reconstruction.protocol import CLOSED_FORM, Fit, Reconstructor
 from rigface.face.reconstruction.refinement import Refined
 from rigface.types import DetectorSpec, FaceParams
 
@@ -73,7 +73,7 @@ def load_reconstructor(
 class FitReconstructor:
     """Closed-form fitting of the open head to MediaPipe's 478 landmarks."""
 
-    version = ""
+    version = CLOSED_FORM
 
     def __init__(self, device: str = "cpu", head: OpenHead | None = None) -> None:
         head = head or OpenHead.load()

@@ -101,6 +101,7 @@ class Refined:
         """The best of the steps for each track, beginning with the start itself."""
         count, tracks = len(members), int(members.max()) + 1
         exposure = mean_shading(params.light).mean(-1).clamp_min(1e-4)
+        level = exposure * self._appearance.brightness(params.albedo)
         names = [name for name in self._spread if getattr(params, name) is not None]
         away = {
             name: getattr(params, name).new_zeros(
@@ -117,7 +118,7 @@ class Refined:
             total = torch.zeros_like(best)
             for part in _parts(count):
                 moved = self._moved(params, away, members, exposure, part)
-                loss = self._loss(moved, exposure[part], observed[part], pictures[part])
+                loss = self._loss(moved, level[part], observed[part], pictures[part])
                 loss.sum().backward()  # type: ignore[no-untyped-call]
                 total = total.index_add(0, members[part], loss.detach())
             for name, value in away.items():
@@ -151,8 +152,10 @@ class Refined:
             moved["eyelids"] = moved["eyelids"].clamp(0, 1)
         return replace(start, **moved)
 
-    def _loss(self, params: FaceParams, exposure: Tensor, observed: Tensor, pictures: Tensor) -> Tensor:
-        """(N,) half the squared error of landmarks and of colours, in standard deviations."""
+    def _loss(self, params: FaceParams, level: Tensor, observed: Tensor, pictures: Tensor) -> Tensor:
+        """(N,) half the squared error of landmarks and colours, in standard deviations; `level` (N,) is the skin's
+        brightness in its light.
+        """
         vertices, look = self._surface.of(params), self._appearance
         metres = (self._landmarks(vertices, params) - observed[..., :2]) / params.camera[:, :1, None].detach()
         landmark = (metres.square().sum(-1) * self._weights).sum(1) / (LANDMARK_STD**2 * CORRELATED)
@@ -162,7 +165,7 @@ class Refined:
         seen = F.grid_sample(pictures, grid[:, None], align_corners=False)[:, :, 0].mT
         model = look.albedo(params.albedo) * shade(normals, params.light)
         weight = ((normals[..., 2] > GRAZING) & (grid.abs() < 1).all(-1) & look.skin) * normals[..., 2]
-        error = (seen - model).abs().mean(-1) / (exposure * look.brightness)[:, None]
+        error = (seen - model).abs().mean(-1) / level[:, None]
         robust = RESIDUAL_SCALE**2 * torch.log1p((error / RESIDUAL_SCALE).square())
         colour = (robust * weight.detach()).sum(1) / (NOISE**2 * CORRELATED)
         out: Tensor = (landmark + colour) / 2
