@@ -130,6 +130,7 @@ def test_breaches_are_found(tmp_path, monkeypatch):
         ("rigface.types, rigface.schema, rigface.errors, rigface.edits", {"torch", "ray", "cv2"}),
         ("pipelines.cli.main", {"torch", "mediapipe", "diffusers"}),
         ("pipelines.extract.frame_processor", {"torch", "diffusers"}),  # of the children that decode and detect
+        ("pipelines.edit.sliders", {"torch", "scipy"}),
         ("pipelines.extract.job", {"torch", "ray", "boto3", "mediapipe"}),
         (
             "pipelines.edit.job, rigface.refiner.preview_refiner",

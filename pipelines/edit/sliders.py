@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from pipelines.edit.report import format_value
 from rigface.edits import MAX_DEGREES, NAMED_EXPRESSIONS
 from rigface.errors import PlanError
-from rigface.face.controls.blendshape_transfer import fit_named_axes
-from rigface.face.head.flame import load_flame
 from rigface.face.head.open_head import OpenHead
 
 MIN_MOTION_MM = 0.3  # axes that move less are absent from the data of the head
@@ -52,6 +49,9 @@ def slider_tables() -> list[Table]:
 
 def flame_table(folder: Path) -> Table:
     """Table of how closely FLAME follows each axis of the open head; raises PlanError, or as `load_flame`."""
+    from rigface.face.controls.blendshape_transfer import fit_named_axes  # both import torch
+    from rigface.face.head.flame import load_flame
+
     try:
         named = fit_named_axes(load_flame(folder))
     except ValueError as e:
@@ -61,7 +61,7 @@ def flame_table(folder: Path) -> Table:
         table.add_column(column, justify="left" if column == "name" else "right")
     for name, mm, share, jaw in zip(named.names, _motion_mm(OpenHead.load()), named.reached, named.jaw):
         follows = f"{100 * share:.0f} %" if mm > MIN_MOTION_MM else "hardly moves"
-        table.add_row(name, follows, format_value(math.degrees(float(np.linalg.norm(jaw))), "degrees"))
+        table.add_row(name, follows, f"{math.degrees(float(np.linalg.norm(jaw))):.1f}°")
     return table
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from rigface.face.detection.boxes import iou
 from rigface.face.geometry import alignment
@@ -74,8 +73,16 @@ class Tracker:
             return []
         costs = np.array([[t.cost(s, self._frame) for s in appearances] for t in self._live])
         # Anything over the limit is as good as no pair, so that it cannot push a good pair out of the optimum.
-        tracks, sights = linear_sum_assignment(np.minimum(costs, MAX_COST))
+        tracks, sights = _cheapest_pairs(np.minimum(costs, MAX_COST))
         return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < MAX_COST]
+
+
+def _cheapest_pairs(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the assignment of least cost."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second, for those who track nothing
+
+    rows, columns = linear_sum_assignment(costs)
+    return rows, columns
 
 
 class _Appearance:
@@ -210,7 +217,7 @@ def join_tracks(
                     costs[i, k] = distance / same_person + 1 - shared
             elif shared > 0.5:
                 costs[i, k] = 2 - shared
-    rows, columns = linear_sum_assignment(costs) if costs.size else ((), ())
+    rows, columns = _cheapest_pairs(costs) if costs.size else ((), ())
     return {right[i].track: left[k].track for i, k in zip(rows, columns) if costs[i, k] < never}
 
 

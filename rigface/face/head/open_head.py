@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rigface.face.geometry.landmarks import LAYOUTS
-from rigface.face.geometry.subdivision import subdivide_interpolating, subdivide_linear
 from rigface.types import HeadSpec
 
 if TYPE_CHECKING:
@@ -102,6 +101,8 @@ class OpenHead:
 
     def uv(self, steps: int = STEPS) -> np.ndarray:
         """(V, 2) float32 texture coordinates of the vertices."""
+        from rigface.face.geometry.subdivision import subdivide_linear  # imports scipy.sparse
+
         return subdivide_linear(self.control_faces, self.control_uv, steps).astype(np.float32)
 
     def head(self, steps: int = STEPS) -> Head:
@@ -134,5 +135,7 @@ def has_tone(spec: HeadSpec) -> bool:
 
 @lru_cache(maxsize=4)
 def _subdivision(faces: bytes, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    from rigface.face.geometry.subdivision import subdivide_interpolating
+
     weights, fine = subdivide_interpolating(np.frombuffer(faces, np.int32).reshape(-1, 3), count, steps)
     return weights.astype(np.float32), fine.astype(np.int32)
