@@ -45,8 +45,9 @@ class TrainConfig:
     `sd15:FILE`, `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
-    trainable: Literal["all", "attention", "lora"] = "all"
-    """Trained weights: all (except the identity network's unused tail), the attention layers, or a LoRA adapter."""
+    trainable: Literal["all", "inputs", "attention", "lora"] = "all"
+    """Trained weights: all (except the identity network's unused tail), the inputs alone (`conv_in` and the layer of
+    expression codes), those and the attention layers, or those and a LoRA adapter."""
     lora_rank: int = 16
 
     steps: int = 70_000

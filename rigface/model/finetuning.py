@@ -1,9 +1,12 @@
-"""Choose the weights that are trained: all, the attention layers, or a LoRA adapter beside those.
+"""Choose the weights that are trained: all, the new inputs alone, the attention layers, or a LoRA adapter.
 
 Path: `RigFaceModel` -> `select` -> optimizer; with LoRA, trained weights -> `save_adapter` -> a folder in peft's layout
 (`adapters.py` reads it) and a model with the adapter merged, under diffusers' stock names.
 Source: LoRA (Hu et al. 2021): W + (alpha / r) B A with B = 0 at the start, so that step 0 is the model that was loaded.
-The paper's method trains `all`; the other two are for GPUs on which that does not fit.
+The paper's method trains `all`; the others are for GPUs on which that does not fit, and to compare with.
+
+Every choice trains the layers that take the conditions (`INPUTS`). They start at zero in Stable Diffusion, so that a
+denoiser in which they are frozen can never see background, render or expression code.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from rigface.model.unets import RigFaceModel, dead_tail
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TRAINABLE = ("all", "attention", "lora")
+TRAINABLE = ("all", "inputs", "attention", "lora")
+INPUTS = ("conv_in", "class_embedding")  # layers of the denoiser that take background, render and expression code
 _ADAPTED = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
@@ -36,6 +40,8 @@ def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
         add_lora(model, rank)
     else:
         model.requires_grad_(trainable == "all")
+        for layer in INPUTS:
+            model.denoiser.get_submodule(layer).requires_grad_(True)
         for network in (model.identity, model.denoiser):
             for _, block in blocks(network):
                 for attention in (block.attn1, block.attn2):
@@ -49,8 +55,7 @@ def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
 def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
     """Add a fresh adapter to the attention layers, in place; all else is frozen.
 
-    The class embedding is trained whole and saved with the adapter: it is small, and the only input of expression
-    codes.
+    The inputs are trained whole and saved with the adapter: they are small, and the only way in for the conditions.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -60,7 +65,7 @@ def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
         lora_alpha=rank,
         target_modules=_ADAPTED,
         exclude_modules=rf"identity\.{re.escape(last)}\..*",  # after the last recorded tokens: no output depends on it
-        modules_to_save=["denoiser.class_embedding"],
+        modules_to_save=[f"denoiser.{layer}" for layer in INPUTS],
     )
     return get_peft_model(model, config)
 

@@ -62,8 +62,24 @@ def test_every_trained_parameter_gets_a_gradient(tiny, trainable):
 
 
 def test_unknown_choice_is_refused(tiny):
-    with pytest.raises(ValueError, match="trainable: want one of all, attention, lora"):
+    with pytest.raises(ValueError, match="trainable: want one of all, inputs, attention, lora"):
         finetuning.select(tiny.model, "some")
+
+
+@pytest.mark.parametrize("trainable", finetuning.TRAINABLE)
+def test_conditions_change_the_prediction_after_training_a_plain_diffusion_model(tiny, asked, trainable):
+    model = tiny.model
+    with torch.no_grad():  # as `from_sd15` leaves it
+        model.denoiser.conv_in.weight[:, model.latent_channels :] = 0
+        model.denoiser.class_embedding.weight.zero_()
+    finetuning.select(model, trainable, rank=2)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    denoising_loss(model, random_example(), Process(), dropout=Dropout(0, 0, 0, 0)).backward()
+    optimizer.step()
+    with torch.no_grad():
+        expected = model(**asked())
+        for name in ("background", "render", "expression_code"):
+            assert not torch.equal(model(**asked() | {name: asked()[name].flip(0) + 1}), expected), name
 
 
 def test_trained_adapter_loads_into_fresh_base_with_same_output(tiny, asked, tmp_path):
