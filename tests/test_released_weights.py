@@ -5,10 +5,7 @@ are none. Their diffusion networks are narrow and random: the pictures show nois
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,10 +88,8 @@ def test_precise_edit_takes_the_sampling_of_the_authors(photo, tmp_path, monkeyp
 
 def test_dataset_of_the_profile_trains_and_measures_the_released_model(assets, photo, tmp_path):
     faces, pairs, latents, run = (str(tmp_path / name) for name in ("faces", "pairs", "latents", "run"))
-    # Ray's workers inherit the environment of the process that starts the cluster, so it is one of its own.
-    command = [sys.executable, "-m", "pipelines", "extract", str(CLIP), faces, "--profile", "rigface", "--fps", "1"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    subprocess.run([*command, "--workers", "1"], check=True, env=environment, timeout=600)
+    here = ["--fps", "1", "--in-process", "always"]
+    assert main(["extract", str(CLIP), faces, "--profile", "rigface", *here]) == 0
     table = pyarrow.dataset.dataset(f"{faces}/faces", format="parquet").to_table()
     assert set(table["status"].to_pylist()) == {"ok"}
     assert not table["bfm_expression"].null_count
