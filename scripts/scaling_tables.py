@@ -17,7 +17,7 @@ from pipelines.capacity import estimate, load
 from pipelines.capacity.estimate import ClusterSpec
 from pipelines.capacity.load import Load
 from pipelines.extract.config import Settings
-from pipelines.extract.job import WINDOW
+from pipelines.extract.planning import WINDOW
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 CPU_HOUR, SPOT_HOUR = 0.045, 0.018  # dollars for one virtual CPU: on demand, spot

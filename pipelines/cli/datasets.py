@@ -46,7 +46,7 @@ class ExtractCommand:
 
     def run(self) -> int:
         from pipelines.extract.job import extract
-        from pipelines.extract.progress import report
+        from pipelines.extract.progress import JsonProgress, log_end, report
 
         if len(self.paths) < 2:
             raise PlanError("want VIDEOS... OUT: inputs, then the output. `rigface extract --help` has examples")
@@ -59,9 +59,7 @@ class ExtractCommand:
             print(preview(config))
             return 0
         if self.log_format == "json":
-            from pipelines.extract import json_progress
-
-            json_progress.end(extract(config, json_progress.JsonProgress()))
+            log_end(extract(config, JsonProgress()))
         else:
             report(extract(config), config.out)
         return 0
@@ -126,7 +124,7 @@ class AdoptCommand:
     """Folder or s3:// prefix that the present uris lie below."""
 
     def run(self) -> int:
-        from pipelines.extract.adopt import adopt
+        from pipelines.convert.adopt import adopt
         from rigface.storage.store import Store
 
         if not self.root:

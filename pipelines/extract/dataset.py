@@ -117,6 +117,7 @@ class FaceDataset:
         """Remove the dataset's objects; rigface.json last, so that a kill in between leaves it recognisable."""
         for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
             self.store.delete_folder(folder)
+        self.plans = PlanStore(self.store)
         self.store.delete(IDENTITIES)
         self.store.delete(run_info.RUN_INFO)
 
@@ -137,6 +138,7 @@ class FaceDataset:
             raise PlanError(f"{unknown[0]} is not an input of {self.store.uri}: name it as the column `uri` does")
         self._remove(list(plans.values()), (self.info() or {})["config"])
         remove_rows(self.store, PLANS, plans)  # last: a killed command can be run again
+        self.plans = PlanStore(self.store)
 
     def retry(self, plans: list[Plan], config: str) -> None:
         """Undo failures of some inputs: rows, records of units without faces, parts that were not read to the end."""

@@ -10,8 +10,9 @@ from itertools import islice
 from pipelines.extract import components
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.job import WINDOW, check_reachable, check_stages
+from pipelines.extract.job import check_stages
 from pipelines.extract.plan import units_of
+from pipelines.extract.planning import WINDOW, check_reachable
 from pipelines.extract.survey import survey
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import CompactSet

@@ -8,28 +8,28 @@ A unit is done when its object exists, an input when its row does; see dataset.p
 sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and
 nothing twice.
 
-However many inputs there are, the driver holds the plans of `WINDOW` of them, and 12 bytes for every name: it lists,
-plans and processes a window before it lists the next.
+The driver's memory is bounded, see planning.py: it lists and plans a window of inputs, and processes it group by group,
+before it lists the next.
 """
 
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from pipelines.cluster import session
 from pipelines.extract import components, dataflow, in_process, stages
 from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S, InputFinalizer
+from pipelines.extract.finalize import InputFinalizer
 from pipelines.extract.identities import identify
 from pipelines.extract.plan import Plan, UnitPlan, units_of
+from pipelines.extract.planning import Planner
 from pipelines.extract.progress import Progress
 from pipelines.extract.summary import Summary
-from pipelines.extract.survey import survey
 from pipelines.extract.unit import Record
-from pipelines.inputs import open_input, sources
+from pipelines.inputs import sources
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
 from rigface.errors import JobBroken
@@ -37,10 +37,7 @@ from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
 
-SURVEY_BATCH = 16  # inputs per survey task
-MAX_LOCAL_BATCHES = 16  # for fewer inputs, Ray's workers would take longer to start than the survey takes
 CRASH_WINDOW = 40  # latest units in which crashes are counted
-WINDOW = 100_000  # inputs; some 500 MB of plans. Restarting actors between windows is nothing beside a window's hours
 
 
 def extract(
@@ -94,18 +91,22 @@ class _Run:
         self._check_lock, self._stack, self._on_unit, self._on_ray = check_lock, stack, on_unit, False
         self._existing: tuple[CompactSet, CompactSet] | None = None  # units and rows; read again after a removal
         self._known = 0  # units of the present plans among the existing ones
-        self._unreachable: set[str] = set()  # known inputs that cannot be read now; they keep all they have
         self.summary = Summary()
         self.name = dataset.begin_run(config.settings, *specs, config.overwrite)
+        self._planner = Planner(config, dataset, self.name, self._connect, progress.message)
         self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
 
     def all(self, uris: Iterator[str]) -> Summary:
         began = time.monotonic()
         wanted = CompactSet()
-        while window := list(islice(uris, WINDOW)):
-            for uri in window:
+
+        def noted() -> Iterator[str]:
+            for uri in uris:
                 wanted.add(uri)
-            self._process(self._plans(window))
+                yield uri
+
+        for plans in self._planner.groups(noted()):
+            self._process(plans)
         if self._existing and len(self._existing[0]) > self._known:
             self.dataset.sweep_orphans(self.name)
         if self.config.identities:
@@ -115,17 +116,17 @@ class _Run:
         return self.summary
 
     def _count_inputs(self, wanted: CompactSet) -> None:
-        count = self.summary.count_input
+        count, unreachable = self.summary.count_input, set(self._planner.unreachable)
         for table in self.dataset.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
             for row in table.to_pylist():
-                if row["uri"] in self._unreachable:
-                    self._unreachable.remove(row["uri"])
+                if row["uri"] in unreachable:
+                    unreachable.remove(row["uri"])
                     count(
                         row | {"status": "unreachable", "stage": "", "reason": "cannot be read now; its rows are kept"}
                     )
                 elif row["uri"] in wanted:
                     count(row)
-        for uri in self._unreachable:
+        for uri in unreachable:
             count({"uri": uri, "status": "unreachable", "reason": "cannot be read now"})
 
     def _connect(self) -> None:
@@ -136,67 +137,11 @@ class _Run:
             )
             self._on_ray = True
 
-    # --- planning
-
-    def _plans(self, uris: list[str]) -> dict[str, Plan]:
-        known = self.dataset.plans.load(uris)
-        self.progress.message(f"{len(uris):,} inputs, {len(known):,} known; checking which have changed")
-        stamps = {uri: known[uri].stamp for uri in uris if uri in known}
-        new, unreachable = open_input.changed(uris, stamps, self.config.settings.root)
-        check_reachable(unreachable, known)
-        if self.config.retry_errors:
-            new += self._forget_errors({uri: known[uri] for uri in known.keys() - unreachable - set(new)})
-        unreachable |= self._survey(new, known)
-        self._unreachable |= unreachable
-        return {uri: known[uri] for uri in uris if uri not in unreachable}
-
-    def _forget_errors(self, known: dict[str, Plan]) -> list[str]:
-        """Undo earlier failures of unchanged inputs; returns those that must be surveyed again."""
-        rows = (row for table in self.dataset.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
-        failed = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
-        if failed:
-            self.dataset.retry([known[uri] for uri in failed], self.name)
-            self._existing = None
-        return [uri for uri in failed if known[uri].status == "error"]
-
-    def _survey(self, uris: list[str], known: dict[str, Plan]) -> set[str]:
-        """Survey new inputs and keep their plans; returns known inputs whose content could not be read."""
-        batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
-        new: list[Plan] = []
-        unreachable: set[str] = set()
-        count, flushed = 0, time.monotonic()
-        for plans in self._surveyed(batches):
-            lost = {p.uri for p in plans if not p.sha256 and p.uri in known and known[p.uri].sha256}
-            unreachable |= lost
-            new += [p.named_as(known.get(p.uri)) for p in plans if p.uri not in lost]
-            count += len(plans)
-            self.progress.message(f"surveying new inputs: {count:,} of {len(uris):,}")
-            if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
-                if self.dataset.add_plans(new, known, self.name):
-                    self._existing = None
-                known.update({p.uri: p for p in new})
-                new, flushed = [], time.monotonic()
-        return unreachable
-
-    def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
-        """A few batches in this process, many in Ray tasks."""
-        settings, silence_s = self.config.settings, self.config.silence_s
-        if len(batches) <= MAX_LOCAL_BATCHES:
-            yield from (survey(batch, settings, silence_s) for batch in batches)
-            return
-        self._connect()
-        import ray
-
-        task = ray.remote(num_cpus=0.5)(survey)
-        waiting = [task.remote(batch, settings, silence_s) for batch in batches]
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            yield from ray.get(ready)
-
     # --- processing
 
     def _process(self, plans: dict[str, Plan]) -> None:
-        if self._existing is None:
+        if self._existing is None or self._planner.has_removed:
+            self._planner.has_removed = False
             rows = (uri for table in self.dataset.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
             self._existing = self.dataset.done(), CompactSet(rows)
         done, has_row = self._existing
@@ -253,19 +198,6 @@ class _Run:
         self.progress.message("clustering identities")
         self.summary.identities = str(identify(self.dataset.store))
         self.progress.message(self.summary.identities)
-
-
-def check_reachable(unreachable: set[str], known: Collection[str]) -> None:
-    """Check that most known inputs can be read.
-
-    JobBroken if not: the disk, network or credentials are at fault, not the inputs.
-    """
-    if 2 * len(unreachable) > len(known):
-        raise JobBroken(
-            f"{len(unreachable):,} of {len(known):,} known inputs cannot be read, such as {min(unreachable)}. Nothing "
-            "was changed: mount the disk or renew the credentials, then run again. Inputs that are gone for good are "
-            "removed by `rigface forget OUT INPUT...`."
-        )
 
 
 def check_crashes(crashes: deque[str | None]) -> None:

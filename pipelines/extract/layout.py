@@ -64,7 +64,9 @@ def remove_rows(store: Store, folder: str, uris: Iterable[str]) -> None:
             store.publish(path, plain_parquet(kept))
 
 
-def publish_by_hash(store: Store, folder: str, table: pa.Table) -> None:
-    """Publish a table under the hash of its content: the same batch again is the same object."""
+def publish_by_hash(store: Store, folder: str, table: pa.Table) -> str:
+    """Publish a table under the hash of its content: the same batch again is the same object. Returns its path."""
     data = plain_parquet(table)
-    store.publish(f"{folder}/{hashlib.sha256(data).hexdigest()[:24]}.parquet", data)
+    path = f"{folder}/{hashlib.sha256(data).hexdigest()[:24]}.parquet"
+    store.publish(path, data)
+    return path

@@ -24,22 +24,23 @@ class PlanStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._spans: dict[str, tuple[str, str]] = {}  # of parts: first and last uri
+        self._spans: dict[str, tuple[str, str] | None] | None = None  # of parts: first and last uri, None: not read yet
         self._latest = 0.0
 
     def load(self, uris: Iterable[str] | None = None) -> dict[str, Plan]:
         """The latest plans of some inputs, or of all, by uri.
 
-        A part is read twice only if its first and last uri allow it to hold a wanted one.
+        Parts are listed once, as only the lock's holder adds some. One is read twice only if its first and
+        last uri allow it to hold a wanted one.
         """
         wanted = None if uris is None else set(uris)
         first, last = (min(wanted), max(wanted)) if wanted else ("", "")
         latest: dict[str, tuple[float, str]] = {}
-        for path in self._store.paths(PLANS, ".parquet"):
-            if wanted is not None and path in self._spans:
-                low, high = self._spans[path]
-                if high < first or last < low:
-                    continue
+        if self._spans is None:
+            self._spans = dict.fromkeys(self._store.paths(PLANS, ".parquet"))
+        for path, span in self._spans.items():
+            if wanted is not None and span is not None and (span[1] < first or last < span[0]):
+                continue
             table = self._store.table(path)
             names = table["uri"].to_pylist()
             self._spans[path] = min(names), max(names)
@@ -77,4 +78,6 @@ class PlanStore:
             "planned": [self._latest] * len(plans),
             "plan": [p.to_json() for p in plans],
         }
-        publish_by_hash(self._store, PLANS, pa.table(columns))
+        path = publish_by_hash(self._store, PLANS, pa.table(columns))
+        if self._spans is not None:
+            self._spans[path] = min(columns["uri"]), max(columns["uri"])

@@ -1,4 +1,4 @@
-"""Progress display of an extract job: a live line while it runs, two tables at its end.
+"""Progress display of an extract job: a live line while it runs, two tables at its end; or one JSON line per event.
 
 All numbers come from the records of finished units, none from Ray. On a terminal the line is live; in a log it is
 printed every few seconds.
@@ -6,6 +6,8 @@ printed every few seconds.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import time
 from collections import Counter
@@ -19,6 +21,9 @@ from rich.text import Text
 from pipelines.extract.summary import InputRow, StatusCount, Summary
 from pipelines.extract.unit import Record
 from pipelines.telemetry import metrics
+from pipelines.telemetry.log_events import job_id
+from rigface.telemetry import json_logging
+from rigface.telemetry.json_logging import LOG, log_fields
 
 LOG_INTERVAL_S = 5.0
 MIN_ESTIMATE_S = 3.0  # no remaining time is estimated before
@@ -108,6 +113,45 @@ class Progress:
         grid.add_column(no_wrap=True, overflow="ellipsis")
         grid.add_row(ProgressBar(total=max(self.total["frames"], 1), completed=self.done["expected"]), self.line())
         return Group(head, grid)
+
+
+class JsonProgress(Progress):
+    """One JSON line per event instead of a display, for log collectors."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        json_logging.install_json_logging(LOG)
+
+    def message(self, text: str) -> None:
+        LOG.info("progress", extra=log_fields(job=job_id(), message=text))
+
+    def expect(self, inputs: int, units: int, frames: int) -> None:
+        super().expect(inputs, units, frames)
+        LOG.info("start", extra=log_fields(job=job_id(), inputs=inputs, units=units, frames=frames))
+
+    def unit_done(self, record: Record, expected: int) -> None:
+        super().unit_done(record, expected)
+        _log("unit", record, "bytes", "seconds", unit=record.unit_id)
+
+    def input_done(self, row: InputRow) -> None:
+        super().input_done(row)
+        _log("input", row)
+
+    def _line(self) -> None:
+        return
+
+
+def _log(event: str, outcome: Record | InputRow, *more: str, **fields: str) -> None:
+    level = logging.INFO if outcome.status in ("ok", "no_face") else logging.WARNING
+    values = {name: getattr(outcome, name) for name in ("status", "stage", "reason", "frames", "faces", *more)}
+    LOG.log(level, event, extra=log_fields(job=job_id(), video=outcome.uri, **fields, **values))
+
+
+def log_end(summary: Summary) -> None:
+    """The last line of a run."""
+    done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
+    fields = log_fields(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done)
+    LOG.info("end", extra=fields)
 
 
 def _clock(seconds: float) -> str:

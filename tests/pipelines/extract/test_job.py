@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster import session
-from pipelines.extract import dataflow
-from pipelines.extract import job as extract_module
+from pipelines.extract import dataflow, planning
 from pipelines.extract.config import Pool, debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import CRASH_WINDOW, check_crashes, extract
@@ -267,8 +266,9 @@ def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(
 
 
 def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
-    """As with millions of inputs: three at a time, and only their plans in memory."""
-    monkeypatch.setattr(extract_module, "WINDOW", 3)
+    """As with millions of inputs: three at a time, the plans of two in memory, and the units of few."""
+    for name, limit in (("WINDOW", 3), ("SLICE", 2), ("GROUP_UNITS", 3)):
+        monkeypatch.setattr(planning, name, limit)
     out = tmp_path / "out"
     summary = extract(debug((str(zoo),), str(out)), silent)
     assert summary.inputs == 8
@@ -279,7 +279,7 @@ def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, s
     monkeypatch.setattr(PlanStore, "load", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
-    assert [len(plans) for plans in held] == [3, 3, 2]
+    assert [len(plans) for plans in held] == [2, 1, 2, 1] * 2 + [2, 2]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import run_info
-from pipelines.extract import job
+from pipelines.extract import planning
 from pipelines.extract.config import debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.identities import forget_inputs, identify, load_state
@@ -78,7 +78,7 @@ def test_content_that_cannot_be_surveyed_replaces_nothing(dataset, finished, zoo
     real = sources.stamp
     monkeypatch.setattr(sources, "stamp", lambda uri: "touched" if "short" in uri else real(uri))
     refused = Plan(str(zoo / "short.mp4")).refused("decode", "no such file")
-    monkeypatch.setattr(job, "survey", lambda uris, *_: [refused if "short" in uri else Plan(uri) for uri in uris])
+    monkeypatch.setattr(planning, "survey", lambda uris, *_: [refused if "short" in uri else Plan(uri) for uri in uris])
     summary = extract(debug((str(zoo),), dataset.store.uri), silent)
     assert summary.outcomes["unreachable", ""].inputs == 1
     assert same_data(dataset, finished)

@@ -7,8 +7,8 @@ import sys
 from itertools import chain
 
 from pipelines.cli.parser import parse
-from pipelines.extract import json_progress
 from pipelines.extract.dataset import FaceDataset
+from pipelines.extract.progress import JsonProgress, log_end
 from pipelines.extract.summary import InputRow, StatusCount, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
@@ -25,14 +25,14 @@ def test_extract_logs_start_units_inputs_and_end(finished, capfd):
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
     rows = [InputRow(**row) for row in output.inputs().to_pylist()]
     LOG.handlers.clear()  # of an earlier test, with another standard error
-    lines = json_progress.JsonProgress()
+    lines = JsonProgress()
     with lines:
         lines.expect(len(rows), len(records), 95)
         for record in records:
             lines.unit_done(record, record.frames)
         for row in rows:
             lines.input_done(row)
-    json_progress.end(Summary({("ok", ""): StatusCount(inputs=len(rows))}, done=lines.done, wall_s=12.5))
+    log_end(Summary({("ok", ""): StatusCount(inputs=len(rows))}, done=lines.done, wall_s=12.5))
     LOG.handlers.clear()
     first, *between, last = lines_of(capfd.readouterr().err)
     assert {line["job"] for line in (first, *between, last)} == {log_events.job_id()}

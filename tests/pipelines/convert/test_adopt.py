@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.extract import adopt
+from pipelines.convert import adopt
 from pipelines.extract.config import debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.frame_processor import FrameProcessor

@@ -1,0 +1,152 @@
+"""Plans of a job's inputs: what is known, what has changed, what is new, a bounded number of plans at a time.
+
+Path: uris -> `Planner.groups`: a window is checked and surveyed (Ray tasks, or here if it is small), its plans are kept
+in OUT/.rigface/plans and read back in groups -> job.py.
+
+However many and however long the inputs are, the driver holds the plans of one slice of inputs and of the units of one
+group, and 12 bytes for every name.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+
+from pipelines.extract.config import ExtractConfig
+from pipelines.extract.dataset import FaceDataset
+from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S
+from pipelines.extract.plan import Plan
+from pipelines.extract.survey import survey
+from pipelines.inputs import open_input
+from rigface.errors import JobBroken
+
+WINDOW = 100_000  # inputs that are surveyed together, so that a large cluster has work
+SLICE = 1000  # inputs whose plans are read together
+GROUP_UNITS = 100_000  # units that run together: 300 MB. Restarting actors in between is nothing beside its hours
+SURVEY_BATCH = 16  # inputs per survey task
+MAX_LOCAL_BATCHES = 16  # for fewer inputs, Ray's workers would take longer to start than the survey takes
+
+
+class Planner:
+    """Plans the inputs of one run, whose configuration has this name.
+
+    Attributes:
+        unreachable: known inputs that cannot be read now; they keep all they have.
+        has_removed: units and rows of the dataset were removed, because of changed inputs or to be tried again.
+    """
+
+    def __init__(
+        self,
+        config: ExtractConfig,
+        dataset: FaceDataset,
+        name: str,
+        connect: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._dataset, self._name = config, dataset, name
+        self._connect, self._say = connect, say
+        self.unreachable: set[str] = set()
+        self.has_removed = False
+
+    def groups(self, uris: Iterator[str]) -> Iterator[dict[str, Plan]]:
+        """The plans of all inputs that can be read, in groups of at most `GROUP_UNITS` units or one input."""
+        while window := list(islice(uris, WINDOW)):
+            self._plan(window)
+            group: dict[str, Plan] = {}
+            units = 0
+            for part in _slices(window):
+                plans = self._dataset.plans.load(part)
+                for uri in part:
+                    if uri in self.unreachable:
+                        continue
+                    if group and units + len(plans[uri].chunks) > GROUP_UNITS:
+                        yield group
+                        group, units = {}, 0
+                    group[uri] = plans[uri]
+                    units += len(plans[uri].chunks)
+            yield group
+
+    def _plan(self, uris: list[str]) -> None:
+        """Have a plan of every input of a window."""
+        known: set[str] = set()
+        new: list[str] = []
+        unreachable: set[str] = set()
+        self._say(f"{len(uris):,} inputs; checking which are new")
+        for part in _slices(uris):
+            stamps = {uri: plan.stamp for uri, plan in self._dataset.plans.load(part).items()}
+            known |= stamps.keys()
+            changed, away = open_input.changed(part, stamps, self._config.settings.root)
+            new += changed
+            unreachable |= away
+        self._say(f"{len(uris):,} inputs, {len(known):,} known, {len(new):,} new or changed")
+        check_reachable(unreachable, known)
+        if self._config.retry_errors:
+            new += self._forget_errors(known - unreachable - set(new))
+        self.unreachable |= unreachable | self._survey(new, known)
+
+    def _forget_errors(self, uris: set[str]) -> list[str]:
+        """Undo earlier failures of unchanged inputs; returns those that must be surveyed again."""
+        rows = (row for table in self._dataset.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
+        failed = sorted({row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in uris})
+        again: list[str] = []
+        for part in _slices(failed):
+            plans = self._dataset.plans.load(part)
+            self._dataset.retry(list(plans.values()), self._name)
+            self.has_removed = True
+            again += [uri for uri, plan in plans.items() if plan.status == "error"]
+        return again
+
+    def _survey(self, uris: list[str], known: set[str]) -> set[str]:
+        """Survey new inputs and keep their plans; returns known inputs whose content could not be read."""
+        batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
+        new: list[Plan] = []
+        unreachable: set[str] = set()
+        count, flushed = 0, time.monotonic()
+        for plans in self._surveyed(batches):
+            new += plans
+            count += len(plans)
+            self._say(f"surveying new inputs: {count:,} of {len(uris):,}")
+            if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
+                unreachable |= self._keep(new, known)
+                new, flushed = [], time.monotonic()
+        return unreachable
+
+    def _keep(self, plans: list[Plan], known: set[str]) -> set[str]:
+        """Keep new plans, except of known inputs whose content could not be read, which are returned."""
+        before = self._dataset.plans.load(plan.uri for plan in plans if plan.uri in known)
+        lost = {p.uri for p in plans if not p.sha256 and p.uri in before and before[p.uri].sha256}
+        kept = [p.named_as(before.get(p.uri)) for p in plans if p.uri not in lost]
+        if self._dataset.add_plans(kept, before, self._name):
+            self.has_removed = True
+        return lost
+
+    def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
+        """A few batches in this process, many in Ray tasks."""
+        settings, silence_s = self._config.settings, self._config.silence_s
+        if len(batches) <= MAX_LOCAL_BATCHES:
+            yield from (survey(batch, settings, silence_s) for batch in batches)
+            return
+        self._connect()
+        import ray
+
+        task = ray.remote(num_cpus=0.5)(survey)
+        waiting = [task.remote(batch, settings, silence_s) for batch in batches]
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            yield from ray.get(ready)
+
+
+def _slices(uris: list[str]) -> Iterator[list[str]]:
+    return (uris[i : i + SLICE] for i in range(0, len(uris), SLICE))
+
+
+def check_reachable(unreachable: set[str], known: Collection[str]) -> None:
+    """Check that most known inputs can be read.
+
+    JobBroken if not: the disk, network or credentials are at fault, not the inputs.
+    """
+    if 2 * len(unreachable) > len(known):
+        raise JobBroken(
+            f"{len(unreachable):,} of {len(known):,} known inputs cannot be read, such as {min(unreachable)}. Nothing "
+            "was changed: mount the disk or renew the credentials, then run again. Inputs that are gone for good are "
+            "removed by `rigface forget OUT INPUT...`."
+        )
