@@ -50,7 +50,7 @@ TINT = 0.35  # log of the largest change of colour from place to place; a fitted
 # Cosine to the viewer at which a piece of skin counts as not seen, and as seen. Nearer to the outline the fit is off by
 # some pixels, and the background would show on the cheek. Hair, ears and neck are placed no better than that anyway.
 SEEN, HAIR_SEEN = (0.3, 0.6), (0.05, 0.35)
-SOFT_MASK = 0.006  # of the side: masks are blurred by this much
+SOFT_MASK = 0.003  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
 CHEEKS = (50, 280)
