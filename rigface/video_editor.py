@@ -27,7 +27,7 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose_faces
-from rigface.face.controls.transfer import TRAIT_FIELDS, exposure, targets_of, transfer
+from rigface.face.controls.transfer import TRAIT_FIELDS, targets_of, transfer, white_point
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
@@ -301,12 +301,12 @@ def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> 
     """The source's coefficients plus the driver's change since its neutral frame.
 
     The turn of the head is transferred as a rotation of the camera's frame, expressions as differences, and the light
-    as the change of its shape, at the source's exposure.
+    as the change of its shape, at the source's exposure and white balance.
     """
     if rest is None:
         return source
     was, new, own = (to_matrix(p.head_rotation[None].astype(np.float64))[0] for p in (rest, now, source))
-    gain = exposure(source.light) / exposure(rest.light)
+    gain = white_point(source.light) / white_point(rest.light)
     changes: dict[str, Any] = {
         "head_rotation": to_axis_angle((new @ was.T @ own)[None])[0].astype(np.float32),
         "light": (source.light + gain * (now.light - rest.light)).astype(np.float32),

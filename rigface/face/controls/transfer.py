@@ -31,6 +31,7 @@ TRAIT_FIELDS = {  # the camera is of no trait: a pose is a turn of the face, not
     "shape": ("shape",),
     "identity": ("shape", "albedo"),
 }
+FAINTEST = 0.1
 _EYES = ("eye", "brow", "cheek")
 
 
@@ -71,14 +72,15 @@ def transfer(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FacePar
 def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceParams:
     """Merge several targets into one: each trait is its target's, the rest the source's.
 
-    A light is scaled to the source's own exposure: one photograph does not tell a bright light from a bright skin, so
-    the brightness of another person's light would bring some of their skin along.
+    A light is scaled, by colour, to the source's own exposure and white balance: one photograph does not tell a bright
+    or warm light from such a skin for certain, so another person's light would bring some of their skin along. What is
+    copied is how the light differs between directions.
     """
     out = source
     for trait, target in targets.items():
         out = replace(out, **{name: getattr(target, name) for name in TRAIT_FIELDS[trait]})
         if trait == "light":
-            gain = exposure(source.light) / exposure(target.light)
+            gain = white_point(source.light) / white_point(target.light)
             out = replace(out, light=(np.asarray(target.light) * gain).astype(np.float32))
     return out
 
@@ -159,8 +161,12 @@ def exposure(light: np.ndarray) -> float:
 
 
 def white_point(light: np.ndarray) -> np.ndarray:
-    """(3,) `exposure` by colour: the colour of white paper that faces the camera in this light (9, 3)."""
-    return np.asarray(np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4))
+    """(3,) `exposure` by colour: the colour of white paper that faces the camera in this light (9, 3).
+
+    No colour is below `FAINTEST` of the exposure: what a fit says of a colour that is hardly there is noise.
+    """
+    colour = mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy()
+    return np.asarray(np.maximum(colour, FAINTEST * max(float(colour.mean()), 1e-3)))
 
 
 def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:

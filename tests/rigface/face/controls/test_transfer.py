@@ -16,6 +16,7 @@ from rigface.face.controls.transfer import (
     light_coefficients,
     targets_of,
     transfer,
+    white_point,
 )
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
@@ -182,3 +183,14 @@ def test_transferred_light_has_the_sources_exposure():
     assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
     assert np.allclose(out.light[1] / out.light[0], 1 / 3, rtol=1e-4)
     assert np.array_equal(targets_of(dim, {"pose": face(0.3)}).light, dim.light)
+
+
+def test_transferred_light_keeps_the_sources_white_balance():
+    grey, warm = face(0), face(0)
+    grey.light[0] = 1.0
+    warm.light[0], warm.light[1] = (3.0, 2.0, 1.0), (1.0, 0.5, 0.1)
+    out = targets_of(grey, {"light": warm}).light
+    assert np.allclose(white_point(out), white_point(grey.light), rtol=1e-4)
+    assert np.allclose(out[1] / out[0], warm.light[1] / warm.light[0], rtol=1e-4)
+    warm.light[:] = warm.light * (1, 1, -0.01)
+    assert np.abs(targets_of(grey, {"light": warm}).light).max() < 3  # a colour that is not there stays small
