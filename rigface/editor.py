@@ -22,7 +22,8 @@ from rigface.conditions import Composed, Composer
 from rigface.edits import PREVIEW, EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
-from rigface.face.controls.transfer import exposure, expression_amount, targets_of, transfer
+from rigface.face.controls.named_curves import wanted_azimuth
+from rigface.face.controls.transfer import asked_amount, drawn_edit, exposure, expression_amount, targets_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
@@ -52,7 +53,7 @@ class Edited:
     asked: list[dict[str, float]]  # one row of numbers per face: what the edit asked for, by name
     achieved: list[dict[str, float] | None]  # the same numbers measured on the result; None if there is no face now
     sources: list[Face]  # the faces before the edit
-    asked_params: list[FaceParams]  # their coefficients as the edit asks for
+    asked_params: list[FaceParams]  # the coefficients that were drawn, for the edit to show what it asks for
     achieved_params: list[FaceParams | None]  # their coefficients measured on the result; None if there is no face now
 
 
@@ -183,7 +184,8 @@ class Editor:
             achieved = self.measure(out, sources)
         head = self.analyzer.head
         achieved_numbers = [None if params is None else numbers(params, edit, head) for params in achieved]
-        return Edited(out, crops, [numbers(p, edit, head) for p in asked], achieved_numbers, sources, asked, achieved)
+        asked_numbers = [numbers(p, edit, head, source.params) for source, p in zip(sources, asked)]
+        return Edited(out, crops, asked_numbers, achieved_numbers, sources, asked, achieved)
 
     def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
         """Coefficients to copy for each trait that the edit takes; a picture is analysed once.
@@ -201,8 +203,10 @@ class Editor:
         return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
 
     def edited_params(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
-        """A face's coefficients after the edit; see `transfer.transfer` and `transfer.targets_of`."""
-        return transfer(source, edit, self.analyzer.head, targets_of(source, targets) if edit.needs_target else None)
+        """Coefficients to draw a face with: `transfer.transfer` of `transfer.drawn_edit`; see `transfer.targets_of`."""
+        head = self.analyzer.head
+        target = targets_of(source, targets) if edit.needs_target else None
+        return transfer(source, drawn_edit(source, edit, head), head, target)
 
     def compose(self, source: Face, wanted: FaceParams) -> Composed:
         """Conditions of the model."""
@@ -284,17 +288,24 @@ def profile_of(checkpoint: str) -> FaceProfile:
     return config_of(checkpoint).profile
 
 
-def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:
-    """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on."""
+def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec, source: FaceParams | None = None) -> dict[str, float]:
+    """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on.
+
+    With the `source` that was edited, `params` are what the edit makes of it, and the numbers are those asked for.
+    """
     out: dict[str, float] = {}
     if "pose" in edit.take or any(v is not None for v in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         degrees = to_degrees(to_matrix(np.asarray(params.head_rotation)[None]))[0]
         out |= {f"{name}_deg": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees)}
     for name in edit.expression:
-        out[name] = expression_amount(params, name, head)
+        out[name] = (
+            expression_amount(params, name, head) if source is None else asked_amount(source, params, name, head)
+        )
     if "light" in edit.take or edit.light is not None:
         x, y, z = light_direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()
-        out["light_azimuth_deg"] = float(np.degrees(np.arctan2(x, z)))
+        azimuth = float(np.degrees(np.arctan2(x, z)))
+        is_lamp = source is not None and edit.light is not None and edit.light.sh is None
+        out["light_azimuth_deg"] = wanted_azimuth(azimuth, head) if is_lamp else azimuth
         out["light_elevation_deg"] = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
         out["exposure"] = exposure(np.asarray(params.light))
     return out

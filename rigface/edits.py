@@ -43,6 +43,7 @@ NAMED_EXPRESSIONS = MappingProxyType(
 )  # fmt: skip
 PREVIEW = "preview"  # name of the editor without a model: warps and relights the photograph
 MAX_PROMPT_CHARS = 1000  # characters of a prompt; encoders cut far earlier
+EXPRESSION_RANGE = (-1.0, 2.0)  # of a named amount; 1 is full
 MAX_DEGREES = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
 
 
@@ -109,7 +110,8 @@ class EditSpec:
             good = value is None or (_is_number(value) and abs(value) <= limit)
             _expect(good, name, f"a number in [-{limit:g}, {limit:g}]", value)
         for name, value in self.expression.items():
-            _expect(_is_number(value) and -1 <= value <= 2, f"expression.{name}", "a number in [-1, 2]", value)
+            low, high = EXPRESSION_RANGE
+            _expect(_is_number(value) and low <= value <= high, f"expression.{name}", "a number in [-1, 2]", value)
         _expect(
             _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
         )

@@ -27,7 +27,7 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose_faces
-from rigface.face.controls.transfer import TRAIT_FIELDS, targets_of, transfer, white_point
+from rigface.face.controls.transfer import TRAIT_FIELDS, white_point
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
@@ -189,9 +189,7 @@ def animated(
                 if driver is not None:
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people = {**fixed, **{trait: moved for trait in taken}}
-                faces.append(
-                    (k, source, transfer(source.params, spec, editor.analyzer.head, targets_of(source.params, people)))
-                )
+                faces.append((k, source, editor.edited_params(source.params, spec, people)))
             yield frame, image, faces
 
     yield from _edit_frames(editor, plans(), options, spec.prompt, nothing=False)

@@ -124,7 +124,7 @@ def comparison_rows(
     head = editor.analyzer.head
     was = {name: number.asked for name, number in achieved(source, None, head, spec, unit).items()}
     rows = []
-    for name, number in achieved(wanted, found, head, spec, unit).items():
+    for name, number in achieved(wanted, found, head, spec, unit, source).items():
         before = was.get(name)
         if before is None:
             before = expression_amount(source, name.removeprefix("expression."), head)

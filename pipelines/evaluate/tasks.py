@@ -30,7 +30,7 @@ from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
-from rigface.face.controls.transfer import targets_of, transfer
+from rigface.face.controls.transfer import drawn_edit, targets_of, transfer
 from rigface.profile import FaceProfile
 from rigface.storage.store import Store
 from rigface.types import CROP_PX, Face, FaceParams
@@ -93,7 +93,8 @@ class FacesSource:
             own, head = self._seen(source, profile)
             given = None if target is None else self._seen(target, profile)[0].params
             targets = None if given is None else targets_of(own.params, dict.fromkeys(planned.edit.take, given))
-            return replace(own, frame_to_crop=AS_PHOTOGRAPH), transfer(own.params, planned.edit, head, targets)
+            edit = drawn_edit(own.params, planned.edit, head)
+            return replace(own, frame_to_crop=AS_PHOTOGRAPH), transfer(own.params, edit, head, targets)
 
         return Task(planned, source.crop, None if target is None else target.crop, None, None, wanted)
 

@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.face.controls.transfer import expression_amount
+from rigface.face.controls.named_curves import wanted_azimuth
+from rigface.face.controls.transfer import asked_amount, expression_amount
 from rigface.face.detection.boxes import iou
 from rigface.face.detection.detector import Detector
 from rigface.face.geometry import alignment
@@ -218,7 +219,12 @@ class Number:
 
 
 def achieved(
-    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec, unit: float = 1.0
+    wanted: FaceParams,
+    measured: FaceParams | None,
+    head: HeadSpec,
+    edit: EditSpec,
+    unit: float = 1.0,
+    source: FaceParams | None = None,
 ) -> dict[str, Number]:
     """Asked and achieved numbers, with the names of `EditSpec`.
 
@@ -227,6 +233,7 @@ def achieved(
         edit: only its numbers are listed, and all numbers of a copied trait.
         unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is
             absolute.
+        source: the face before the edit, by which the number that was asked is known; None: as `wanted` has it.
 
     Returns:
         `yaw_deg`, `pitch_deg`, `roll_deg`; `expression.smile` ...; `light.azimuth_deg`, `light.elevation_deg`,
@@ -244,10 +251,13 @@ def achieved(
             if shown > MIN_SHOWN and name not in named:
                 named.append(name)
     for name in named:
-        asked, now = (np.nan if p is None else expression_amount(p, name, head) for p in (wanted, measured))
+        now = np.nan if measured is None else expression_amount(measured, name, head)
+        asked = asked_amount(wanted if source is None else source, wanted, name, head)
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
     if "light" in edit.take or edit.light is not None:
         goal_light = describe_light(wanted.light, unit)
+        if source is not None and edit.light is not None and edit.light.sh is None:
+            goal_light["azimuth_deg"] = wanted_azimuth(goal_light["azimuth_deg"], head)
         got_light = dict.fromkeys(goal_light, np.nan) if measured is None else describe_light(measured.light, unit)
         for name, asked in goal_light.items():
             out[f"light.{name}"] = Number(asked, got_light[name], "degrees" if name.endswith("deg") else "strength")

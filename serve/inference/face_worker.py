@@ -309,7 +309,7 @@ class FaceWorker(FaceService):
 
 
 def _asked(edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec) -> list[dict[str, float]]:
-    return [numbers(target, edit_input.edit, head) for _, target in edits]
+    return [numbers(target, edit_input.edit, head, face.params) for face, target in edits]
 
 
 def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:

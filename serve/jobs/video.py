@@ -307,8 +307,8 @@ def _rows(kept: list[Any], edit: EditSpec, editor: Editor) -> list[Row]:
     """Requested and achieved values on each measured frame."""
     head = editor.analyzer.head
     return [
-        (numbers(target, edit, head), None if measured is None else numbers(measured, edit, head))
-        for _, target, measured in kept
+        (numbers(target, edit, head, source), None if measured is None else numbers(measured, edit, head))
+        for source, target, measured in kept
     ]
 
 

@@ -14,8 +14,9 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
+from rigface.edits import EXPRESSION_RANGE, NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
 from rigface.errors import BadEdit
+from rigface.face.controls import named_curves
 from rigface.face.controls.blendshape_transfer import named_axes
 from rigface.face.controls.local_blendshapes import isolated_change, skull_motion
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
@@ -107,6 +108,24 @@ def expression_amount(params: FaceParams, name: str, head: HeadSpec) -> float:
     shares = np.array(list(axes.values()))
     values = params.expression[[head.expression_names.index(axis) for axis in axes]]
     return float(values @ shares / (shares @ shares))
+
+
+def drawn_edit(source: FaceParams, edit: EditSpec, head: HeadSpec) -> EditSpec:
+    """The edit whose preview of this face shows what `edit` asks for, by the curves of `named_curves.py`."""
+    drawn = dict(edit.expression)
+    for name in set(drawn) & set(named_curves.EXPRESSIONS):
+        own = expression_amount(source, name, head)
+        drawn[name] = float(np.clip(own + named_curves.drawn_change(name, drawn[name] - own, head), *EXPRESSION_RANGE))
+    light = edit.light
+    if light is not None and light.sh is None:
+        light = replace(light, azimuth_deg=named_curves.drawn_azimuth(light.azimuth_deg, head))
+    return replace(edit, expression=drawn, light=light)
+
+
+def asked_amount(source: FaceParams, wanted: FaceParams, name: str, head: HeadSpec) -> float:
+    """How much of a named expression an edit asked for that turned `source` into `wanted` by `drawn_edit`."""
+    own, drawn = (expression_amount(params, name, head) for params in (source, wanted))
+    return own + named_curves.wanted_change(name, drawn - own, head) if name in named_curves.EXPRESSIONS else drawn
 
 
 def _inside(region: str, head: HeadSpec) -> np.ndarray:

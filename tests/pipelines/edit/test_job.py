@@ -338,7 +338,7 @@ def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):
     same = retargeted(source, rest, rest)
     assert np.allclose(same.head_rotation, source.head_rotation, atol=1e-6)
     assert np.allclose(same.expression, source.expression, atol=1e-6)
-    turned = editor.edited_params(rest, EditSpec(yaw_deg=20, relative=True, expression={"jaw_open": 0.7}), {})
+    turned = editor.edited_params(rest, EditSpec(yaw_deg=20, relative=True, expression={"jawOpen": 0.7}), {})
     moved = retargeted(source, turned, rest)
     yaw = lambda p: to_degrees(to_matrix(p.head_rotation[None]))[0][0]  # noqa: E731
     assert yaw(moved) - yaw(source) == pytest.approx(20, abs=1.5)

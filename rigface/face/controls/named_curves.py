@@ -1,0 +1,57 @@
+"""Fixed curves that make the numbers of an edit mean what they say in a preview.
+
+Path: `transfer.py` asks `drawn_change` on the way from numbers to coefficients; reports ask `wanted_change` on the way
+back. `python scripts/fit_named_curves.py FACES` measures and prints the tables.
+
+A preview shows less than it is asked: of a smile, a reconstructor finds half of the change again. A curve leads from
+the change that is wanted, relative to the photograph's own amount, to the change to draw, so that over people the
+median reading is what was asked. It is monotone, 0 for 0, and identity far out; there is no loop over a picture. A
+lamp's azimuth has one too. What is copied from a photograph has none.
+
+No curve: `blink` closes the lids at 1 as it is, and brows, squint, frown, pucker and wide eyes visibly do what is asked
+while the reconstructor hardly notices (it reads back 5 to 25 % of the change), so its reading says nothing about them.
+"""
+
+import numpy as np
+
+from rigface.types import HeadSpec
+
+HEAD = "open"  # the head model of the preview; edits on others have no curves
+FAR = 2.2  # a change of an expression from which a curve is identity
+
+# Wanted and drawn change of a named expression, from the decrease to the increase; medians over 30 people.
+EXPRESSIONS = {
+    "smile": ((-2.2, -2.2), (-0.7, -1.1), (0.0, 0.0), (0.7, 1.54), (2.2, 2.2)),
+    "jaw_open": ((-2.2, -2.2), (-0.7, -1.08), (0.0, 0.0), (0.7, 1.41), (2.2, 2.2)),
+}
+# Wanted and drawn azimuth of a lamp, degrees; the other side is its mirror image.
+AZIMUTH = ((0.0, 0.0), (29.3, 25.0), (54.1, 50.0), (74.2, 80.0), (180.0, 180.0))
+
+
+def drawn_change(name: str, wanted: float, head: HeadSpec) -> float:
+    """The change of a named expression's amount that shows the wanted change."""
+    return _along(EXPRESSIONS[name], wanted) if name in EXPRESSIONS and head.name == HEAD else wanted
+
+
+def wanted_change(name: str, drawn: float, head: HeadSpec) -> float:
+    """The inverse of `drawn_change`."""
+    return _along(_swapped(EXPRESSIONS[name]), drawn) if name in EXPRESSIONS and head.name == HEAD else drawn
+
+
+def drawn_azimuth(wanted: float, head: HeadSpec) -> float:
+    """The azimuth of the lamp to draw, degrees, in [-180, 180] as the one wanted."""
+    return float(np.copysign(_along(AZIMUTH, abs(wanted)), wanted)) if head.name == HEAD else wanted
+
+
+def wanted_azimuth(drawn: float, head: HeadSpec) -> float:
+    """The inverse of `drawn_azimuth`."""
+    return float(np.copysign(_along(_swapped(AZIMUTH), abs(drawn)), drawn)) if head.name == HEAD else drawn
+
+
+def _along(knots: tuple[tuple[float, float], ...], x: float) -> float:
+    xs, ys = zip(*knots)
+    return x if not xs[0] < x < xs[-1] else float(np.interp(x, xs, ys))
+
+
+def _swapped(knots: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    return tuple((y, x) for x, y in knots)

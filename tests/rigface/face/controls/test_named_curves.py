@@ -1,0 +1,97 @@
+"""Curves of named numbers: shape, inverse, and what they do to an edit."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from rigface.editor import Editor, numbers
+from rigface.edits import EditSpec, LightEdit
+from rigface.face.analyzer import FaceAnalyzer
+from rigface.face.controls import named_curves
+from rigface.face.controls.transfer import drawn_edit, expression_amount, transfer
+from rigface.face.head.open_head import OpenHead
+from rigface.image import decode
+from rigface.types import FaceParams
+
+HEAD = OpenHead.load().spec
+RANGE = np.linspace(-3, 3, 121)
+
+
+@pytest.mark.parametrize("name", named_curves.EXPRESSIONS)
+def test_curve_rises_through_zero_and_is_identity_far_out(name):
+    drawn = [named_curves.drawn_change(name, x, HEAD) for x in RANGE]
+    assert (np.diff(drawn) > 0).all()
+    assert named_curves.drawn_change(name, 0.0, HEAD) == 0
+    assert named_curves.drawn_change(name, -3.0, HEAD) == -3
+    assert np.allclose([named_curves.wanted_change(name, x, HEAD) for x in drawn], RANGE)
+
+
+def test_azimuth_curve_rises_is_odd_and_maps_the_half_circle_onto_itself():
+    degrees = np.linspace(-180, 180, 73)
+    drawn = [named_curves.drawn_azimuth(x, HEAD) for x in degrees]
+    assert (np.diff(drawn) > 0).all()
+    assert np.allclose(drawn, -np.array(drawn)[::-1])
+    assert (drawn[0], drawn[36], drawn[-1]) == (-180, 0, 180)
+    assert np.allclose([named_curves.wanted_azimuth(x, HEAD) for x in drawn], degrees)
+
+
+def test_asking_for_what_the_photograph_has_changes_nothing(smiling):
+    own = expression_amount(smiling, "smile", HEAD)
+    out = transfer(smiling, drawn_edit(smiling, EditSpec(expression={"smile": own}), HEAD), HEAD)
+    assert expression_amount(out, "smile", HEAD) == pytest.approx(own, abs=1e-5)
+
+
+def test_more_is_drawn_than_asked_and_the_report_says_what_was_asked(smiling):
+    edit = EditSpec(expression={"smile": 0.8}, light=LightEdit(azimuth_deg=50))
+    out = transfer(smiling, drawn_edit(smiling, edit, HEAD), HEAD)
+    assert expression_amount(out, "smile", HEAD) > 1.1
+    asked = numbers(out, edit, HEAD, smiling)
+    assert asked["smile"] == pytest.approx(0.8, abs=1e-4)
+    assert asked["light_azimuth_deg"] == pytest.approx(50, abs=0.1)
+    assert numbers(out, edit, HEAD)["light_azimuth_deg"] == pytest.approx(named_curves.drawn_azimuth(50, HEAD), abs=0.1)
+
+
+def test_what_is_copied_and_single_axes_have_no_curve(smiling):
+    for edit in (
+        EditSpec(take={"expression", "light"}, yaw_deg=10),
+        EditSpec(expression={"mouthSmileLeft": 0.9, "blink": 1}),
+        EditSpec(light=LightEdit(sh=np.ones((9, 3)).tolist())),
+    ):
+        assert drawn_edit(smiling, edit, HEAD) == edit
+
+
+def test_drawn_numbers_stay_in_the_range_of_edits(smiling):
+    for asked in (-1, 2):
+        edit = drawn_edit(smiling, EditSpec(expression={"smile": asked, "jaw_open": asked}), HEAD)
+        assert np.abs(np.array(list(edit.expression.values())) - 0.5).max() <= 1.5
+
+
+@pytest.fixture
+def smiling() -> FaceParams:
+    shapes = {
+        f.name: [HEAD.size(a) for a in f.metadata["shape"]] for f in fields(FaceParams) if not f.metadata["optional"]
+    }
+    params = FaceParams(**{name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    params.light[0] = 3.0
+    params.expression[[HEAD.expression_names.index(f"mouthSmile{side}") for side in ("Left", "Right")]] = 0.4
+    return params
+
+
+def test_people_who_did_not_shape_the_curves_read_what_was_asked(shared):
+    editor = Editor(FaceAnalyzer.load())
+    edits = {
+        "smile": EditSpec(expression={"smile": 0.7}),
+        "jaw_open": EditSpec(expression={"jaw_open": 0.5}),
+        "light_azimuth_deg": EditSpec(light=LightEdit(azimuth_deg=50)),
+    }
+    read: dict[str, list[float]] = {name: [] for name in edits}
+    for number in (205, 65, 197, 664, 514, 1206, 845, 40, 981):
+        picture = decode((shared / f"data/more/portraits/con_{number:04}.jpg").read_bytes())
+        (face,) = editor.analyzer(picture)
+        for name, edit in edits.items():
+            out, _ = editor.apply(picture, face, editor.edited_params(face.params, edit, {}))
+            read[name].append(numbers(editor.measure(out, [face])[0], edit, HEAD)[name])
+    assert np.median(read["smile"]) == pytest.approx(0.7, abs=0.08)
+    assert np.median(read["jaw_open"]) == pytest.approx(0.5, abs=0.05)
+    assert np.median(read["light_azimuth_deg"]) == pytest.approx(50, abs=3)
