@@ -1,6 +1,6 @@
 """Run information: `rigface.json` beside an output, with its settings, package versions and git commit.
 
-Path: extract, pair, encode, train, evaluate -> `write` -> OUT/rigface.json -> `load` -> the next run, and the pages.
+Path: extract, pair, encode, train, evaluate, judge -> `write` -> OUT/rigface.json -> `load` -> the next run, the pages.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Command -> a field that tells its run information: the first that is there.
 FIELDS = {
     "convert": "converted", "refine": "refine", "extract": "detector", "pair": "faces", "encode": "autoencoder",
-    "autoencoder": "patches", "evaluate": "models", "train": "runs",
+    "autoencoder": "patches", "evaluate": "models", "judge": "judged", "train": "runs",
 }  # fmt: skip
 PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarrow", "dlib-bin", "insightface")
 

@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "refine": ("learning", "Train the small network that corrects previews"),
         "train": ("learning", "Fine-tune a model, or train a small one from scratch"),
         "evaluate": ("learning", "Compare models on held-out people in a report card"),
+        "judge": ("learning", "Compare results of any editors, ours or others', in the same report card"),
     },
     "Weights": {
         "assets": ("assets", "Link, list and check weights and licensed files that you downloaded"),

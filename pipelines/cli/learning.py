@@ -1,4 +1,4 @@
-"""The commands `pair`, `autoencoder`, `encode`, `train` and `evaluate`.
+"""The commands `pair`, `autoencoder`, `encode`, `train`, `evaluate` and `judge`.
 
 rigface extract clips/ out/faces
 rigface pair out/faces out/pairs
@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.examples.config import AutoencoderConfig, EncodeConfig, PairConfig
+from pipelines.judge.config import JudgeConfig
 from pipelines.refine.config import RefineConfig
 from pipelines.train.config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
@@ -142,6 +143,46 @@ class EvaluateCommand(EvaluateConfig):
         return 0
 
 
+@dataclass(frozen=True)
+class JudgeCommand(JudgeConfig):
+    """Compare results of any editors (LivePortrait, FLUX, FaceFusion, ours ...) in one report card, beside controls.
+
+    TABLE is a .csv or .parquet with a row for each edit, or a folder. Paths are relative to it; nothing is fetched.
+
+      editor   name of the editor             source   picture that was edited
+      output   its result; empty: it failed   seconds  how long it took
+      what was asked, at least one of:
+      yaw pitch roll                          degrees, signs as in `rigface edit --help`; with `relative`: turns
+      smile jaw_open blink brows_up ...       0 to 1; `rigface sliders` lists them
+      light_azimuth light_elevation light_intensity light_ambient
+      edit                                    JSON, as `rigface edit --save-edit` writes
+      target, take                            picture, and the traits copied from it: pose, expression, light, identity
+      truth                                   true picture of the result, in the source's framing
+      name, person, target_person             name of the edit in the card; who is seen (default: the file)
+
+    A folder holds NAME.source.png, NAME.output.png or one NAME.output.EDITOR.png per editor, NAME.target.png,
+    NAME.truth.png, and the other columns in NAME.json.
+
+    An output of another size is scaled; other proportions are refused. Rows that cannot be measured are in
+    OUT/bad_rows.csv. Run the command again after a stop, or with more rows: it goes on.
+
+      rigface judge edits.csv out/card
+      rigface judge results/ out/card --second-identity w600k_mbf.onnx
+      rigface judge edits.parquet out/card --baseline LivePortrait --workers 8
+    """
+
+    def run(self) -> int:
+        from pipelines.judge.job import judge
+
+        card = judge(self, _say)
+        if card is not None:
+            from rigface.evaluation.card_page import print_tables
+
+            print_tables(card)
+            print(f"{self.out.rstrip('/')}/card.html")
+        return 0
+
+
 COMMANDS = {
     "pair": PairCommand,
     "autoencoder": AutoencoderCommand,
@@ -149,6 +190,7 @@ COMMANDS = {
     "train": TrainCommand,
     "refine": RefineCommand,
     "evaluate": EvaluateCommand,
+    "judge": JudgeCommand,
 }
 
 

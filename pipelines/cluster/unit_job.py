@@ -1,4 +1,5 @@
-"""Resumable units of work over a pool of Ray actors, or in this process: the loop of `pair`, `encode` and `evaluate`.
+"""Resumable units of work over a pool of Ray actors, or in this process: the loop of `pair`, `encode`, `evaluate`
+and `judge`.
 
 Path: planned units -> those whose object is not in the output yet -> a worker each -> counts.
 

@@ -14,6 +14,7 @@ smile alone makes the same man 4 years older to it: compare medians over many ed
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,12 @@ from rigface.judges.identity import OnnxIdentity
 from rigface.judges.smile import FerSmile
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Reading:
-    """Numbers read of one face; NaN where the judge is not installed or could not read it."""
+    """Numbers read of one face; NaN where the judge is not installed or could not read it.
+
+    A `rigface.evaluation.strangers.Reading`.
+    """
 
     yaw_deg: float  # signs as in `face/geometry/rotation.py`
     pitch_deg: float  # hardly read: a quarter of the head's, see docs/evaluation.md
@@ -60,8 +64,8 @@ class Judges:
         self.missing = missing  # one sentence each, with what to install
         own = {"pose": finder, "smile": smile, "age": age, "identity": identity} if finder is not None else {}
         here = {trait: judge for trait, judge in own.items() if judge is not None}
-        self.networks = {trait: judge.name for trait, judge in here.items()}  # trait -> name in columns
-        self.versions = {trait: judge.version for trait, judge in here.items()}  # trait -> name and hash of the file
+        self.networks: Mapping[str, str] = {trait: judge.name for trait, judge in here.items()}  # as in columns
+        self.versions: Mapping[str, str] = {trait: judge.version for trait, judge in here.items()}  # name, file's hash
 
     @classmethod
     def load(cls, identity: str | Path | None = None, folder: str | Path | None = None) -> Judges:
