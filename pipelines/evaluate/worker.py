@@ -26,9 +26,10 @@ from rigface.evaluation.estimator import FaceEstimator
 from rigface.evaluation.measurements import Networks
 from rigface.evaluation.rows import Known, measure_edits
 from rigface.evaluation.samples import Edited
-from rigface.evaluation.strangers import Strangers, extractors_of
+from rigface.evaluation.strangers import extractors_of
 from rigface.face.head.heads import load_head
 from rigface.image import encode_jpeg, to_image, to_tensor
+from rigface.judges.panel import Judges
 from rigface.metrics.image import resized
 from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.model.latents import decode, encode_target
@@ -94,9 +95,9 @@ class MeasuredWith:
         profile = next(iter(profiles)) if len(profiles) == 1 else OWN
         return FaceEstimator.load(profile.adjusted(self.detector, self.parser), self.identity)
 
-    def judges(self) -> Strangers | None:
+    def judges(self) -> Judges:
         """The strangers that are installed."""
-        return None
+        return Judges.load(self.second_identity or None)
 
     def networks(self) -> Networks:
         """LPIPS and Inception from their folders; MissingAsset without their files."""

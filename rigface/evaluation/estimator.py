@@ -47,8 +47,11 @@ class IdentityNetwork(Protocol):
 
     version: str
 
-    def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
-        """(D,) float32, or None if the face cannot be aligned."""
+    def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """The network's input, cut from (H, W, 3) uint8 by landmarks (L, 2+); None if the face cannot be aligned."""
+
+    def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, D) float32 vectors of N chips."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +147,7 @@ class FaceEstimator:
             return seen
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
         aligned = align([picture for picture, _ in faces], [face for _, face in faces])
-        fit = reconstruct(self._reconstructor, aligned)
+        fit, vectors = reconstruct(self._reconstructor, aligned), self._vectors(faces)
         for k, i in enumerate(good):
             picture, face = faces[k]
             seen[i] = Estimate(
@@ -156,9 +159,17 @@ class FaceEstimator:
                 residual=float(fit.landmark_residual[k]),
                 blendshapes=face.blendshapes,
                 turn=None if face.matrix is None else turn_of(face.matrix),
-                identity=None if self._identity is None else self._identity(picture, face),
+                identity=vectors[k],
             )
         return seen
+
+    def _vectors(self, faces: Sequence[tuple[np.ndarray, Detection]]) -> Sequence[np.ndarray | None]:
+        """The identity vectors of faces, in one batch; None without a network or for a face that cannot be aligned."""
+        if self._identity is None:
+            return [None] * len(faces)
+        chips = [self._identity.chip(picture, face.landmarks) for picture, face in faces]
+        embedded = iter(self._identity.embed([chip for chip in chips if chip is not None]))
+        return [None if chip is None else next(embedded) for chip in chips]
 
     def _face(self, picture: np.ndarray, near: np.ndarray | None) -> Detection | None:
         # No second look for small faces: slow without a face, and an edit's face is not small.

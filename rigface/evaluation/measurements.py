@@ -193,8 +193,9 @@ def _pictures(cases: Sequence[Case], estimator: FaceEstimator, networks: Network
                 regions = regions_of(case.goal.landmarks, case.source.landmarks, both, edited.truth_shown)
                 frames[pair] = TrueFrame(truth, regions, case.goal.landmarks)
             row |= frames[pair].compare(output, None if case.output is None else case.output.landmarks)
-        # Without a face in the output its person is unknown; the source's mask then stands for both.
-        free = image.background(person(source, case.source), person(output, case.output))
+        # A mask of the output itself, where there is no true frame, is empty without a face.
+        after = person(output, case.output) if truth is None else person(truth, case.goal)
+        free = image.background(person(source, case.source), after)
         error = image.mean_square(output, source, free)
         row["change_background"] = np.sqrt(error)
         row["background_psnr"] = min(-10 * np.log10(error), MAX_DB) if error > 0 else MAX_DB if error == 0 else np.nan

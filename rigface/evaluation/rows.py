@@ -9,7 +9,9 @@ NaN and `status` is `no_face`; the card decides the cost of a failure.
 
 import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -73,7 +75,11 @@ def measure_edits(
     edits = [small.edit(edited) for edited in edits]
     given = {small.digest(p): p for e in edits for p in (e.source, e.target, e.truth) if p is not None}
     outputs = {small.digest(e.output): e.output for e in edits if e.output is not None}
-    faces = _seen(given, outputs, known.estimates, estimator)
+    with ThreadPoolExecutor(1) as strangers_thread:  # both are networks outside Python, so they run side by side
+        read = partial(_seen, given, outputs, known.readings, lambda pictures: _read(judges, pictures))
+        reading = strangers_thread.submit(read)
+        faces = _seen(given, outputs, known.estimates, estimator)
+        seen = reading.result()
     rows, cases, places = [], [], []
     for place, edited in enumerate(edits):
         source, output, target, truth = (
@@ -89,8 +95,6 @@ def measure_edits(
     if cases:
         numbers = measurements.numbers(cases, estimator, head, networks)
         if judges is not None:
-            read = judges
-            seen = _seen(given, outputs, known.readings, lambda pictures: [read(p) for p in pictures])
             readings = [
                 {name: seen.get(small.digest(getattr(c.edited, name))) for name in ("source", "output", "target")}
                 | {"goal": seen.get(small.digest(c.edited.target if c.edited.truth is None else c.edited.truth))}
@@ -101,6 +105,10 @@ def measure_edits(
             rows[place] |= {name: _plain(values[k]) for name, values in numbers.items()}
             rows[place] |= measurements.swept(cases[k], estimator)
     return rows
+
+
+def _read(judges: Strangers | None, pictures: Sequence[np.ndarray]) -> list[Reading | None]:
+    return [None if judges is None else judges(picture) for picture in pictures]
 
 
 def _words(edited: Edited, status: str) -> Row:
