@@ -7,7 +7,7 @@ STAMP  := .venv/installed
 
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes of the tests import the same files
-.PHONY: help demo test test-fast lint format docs drills env clean
+.PHONY: help demo card test test-fast lint format docs drills env clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ format: env  ## format the code and fix what can be fixed by itself
 docs: env  ## rewrite the generated tables of docs/ and the generated files of infra/observability
 	$(BIN)/python scripts/docs.py
 	$(BIN)/python scripts/observability.py
+
+card: env  ## evaluate the editors on people none was trained on, FACES=folder of `extract`; writes docs/evaluation.md
+	$(BIN)/rigface evaluate $(FACES) $(OUT)/card --all-people --limit 48 --sweeps 1 --clips 4 --clip-frames 8
+	$(BIN)/python scripts/evaluation_card.py $(OUT)/card
 
 drills: env  ## break every part of running jobs and count rows; half an hour, writes benchmarks/results/drills.json
 	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s

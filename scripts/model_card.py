@@ -24,7 +24,7 @@ from rigface.storage.versions import newest_version
 ROOT = Path(__file__).resolve().parent.parent
 CARD, FIGURES = ROOT / "MODEL_CARD.md", ROOT / "docs" / "mini.json"
 MODEL, BASELINE, MAIN = "mini", "preview", "self-edit"
-METRICS = ("psnr", "truth_distance", "same_dlib", "gain_pose", "gain_expression", "gain_light")
+METRICS = ("psnr", "truth_distance", "same_dlib", "gain_pose", "gain_expression", "gain_light", "gain_light_ball")
 BETTER, NO_LESS = "better than the preview", "no less than the preview"
 # (what, metric, the goal that is wanted or how it is to compare with the preview, digits, factor, more is better)
 WANTED: tuple[tuple[str, str, float | str, int, float, bool], ...] = (
@@ -45,8 +45,9 @@ def measured(card: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     """The part of an evaluation's card.json that a model card shows; means with failures at their worst."""
     edits: dict[str, list[dict[str, Any]]] = {}
     for row in card["rows"]:
-        values = {name: cell["with_failures"] for name, cell in row["cells"].items() if name in METRICS}
-        intervals = {name: [cell["low"], cell["high"]] for name, cell in row["cells"].items() if name in METRICS}
+        cells = {name.removesuffix("_ball"): cell for name, cell in row["cells"].items() if name in METRICS}
+        values = {name: cell["with_failures"] for name, cell in cells.items()}
+        intervals = {name: [cell["low"], cell["high"]] for name, cell in cells.items()}
         edits.setdefault(row["edit"], []).append(
             {"model": row["model"], "control": row["control"], "edits": row["edits"],
              "face_found": 1 - row["fail_share"], **values, "intervals": intervals}

@@ -41,6 +41,8 @@ class EvaluateConfig:
     """ONNX file of a second face recognition network (ArcFace, MobileFaceNet), outside the loop; empty: without."""
     lpips: str = ""  # Folder of alexnet-owt-*.pth and LPIPS's alex.pth; empty: without LPIPS.
     inception: str = ""  # Folder of the TorchScript network inception-*.pt; empty: without FID and KID.
+    videos: tuple[str, ...] = ()
+    """Clips that every model edits whole; frames, rate, times and sound are compared exactly."""
     against: str = ""  # OUT of an earlier evaluation of these faces: the card says what changed beyond noise.
     all_people: bool = False  # Evaluate on all people, if no model was trained on this dataset.
     page_tasks: int = 24  # Tasks on the page: best, median and worst of each edit.

@@ -6,7 +6,8 @@ Edits are made by `rigface.editor`, as `rigface edit` makes them.
     OUT/card.md, card.json, card.parquet     the same for other readers
     OUT/rows.parquet         every measured edit, from which the card can be made again
     OUT/tasks.parquet        the test set: people and pictures
-    OUT/rows/                results of the units of work, with pictures; a stopped run goes on with the next unit
+    OUT/rows/                results of the units of work, with pictures; a stopped run goes on with the next unit,
+                             and a model that is added or changed is measured alone
     OUT/rigface.json         settings, models, commit
 
 The people of the test set are those that `split.py` holds out: models trained on the same dataset have not seen them.
@@ -23,16 +24,20 @@ from pathlib import Path
 from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units, unit_name
 from pipelines.evaluate import report
+from pipelines.evaluate.clip_checks import check_clips
 from pipelines.evaluate.config import TASK_KINDS, EvaluateConfig
 from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import FacesSource
-from pipelines.evaluate.worker import ROWS, EvaluateUnit, MeasuredWith
+from pipelines.evaluate.worker import ROWS, EvaluateUnit, MeasuredWith, UnitPlan
 from rigface import assets
+from rigface.editor import profile_of
 from rigface.edits import PREVIEW
 from rigface.errors import PlanError
 from rigface.evaluation.report import VERSION
 from rigface.evaluation.report_card import ReportCard
+from rigface.model.checkpoint_folder import refiner_folder
+from rigface.profile import OWN
 from rigface.storage import lock
 from rigface.storage.store import Store
 
@@ -59,23 +64,16 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         run_info.load_own(store, "evaluate", (ROWS,))
         info = EvaluationInfo.of(config, models)
         run_info.write(store, asdict(info))
-        # A unit's name: its tasks, and everything else that decides their results.
-        fixed = [VERSION, sorted((n, m.place, m.fingerprint) for n, m in info.models.items()), config.seeds]
-        fixed.append(config.size)
+        profiles = {profile_of(place) for place in models.values()}
+        profile = next(iter(profiles)) if len(profiles) == 1 else OWN
         measured_with = MeasuredWith(
-            config.detector,
-            config.parser,
+            profile.adjusted(config.detector, config.parser),
             config.identity,
+            config.second_identity,
             config.lpips,
             config.inception,
-            config.second_identity,
         )
-        fixed += [] if measured_with == MeasuredWith() else [asdict(measured_with)]
-        groups = [tasks[first : first + UNIT_SIZE] for first in range(0, len(tasks), UNIT_SIZE)]
-        units = [
-            Unit(unit_name(json.dumps([[*fixed, config.data], [t.to_dict() for t in g]], sort_keys=True)), g)
-            for g in groups
-        ]
+        units = _units(tasks, info, config, measured_with)
         worker = partial(
             EvaluateUnit,
             config.data,
@@ -88,7 +86,34 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
             measured_with,
         )
         run_units(units, worker, config.pool, store, ROWS, check, say)
-        return report.finish(store, [unit.name for unit in units], info, config)
+        checked = list(check_clips(config.videos, models, config.pool.device))
+        return report.finish(store, [unit.name for unit in units], info, config, checked)
+
+
+def _units(
+    tasks: Sequence[PlannedTask], info: EvaluationInfo, config: EvaluateConfig, measured_with: MeasuredWith
+) -> list[Unit[UnitPlan]]:
+    """Every group of tasks by every model, then by the controls; named by all that decides their results.
+
+    So a model that is added or changed is measured alone.
+    """
+    fixed = [VERSION, config.data, config.seeds, config.size, asdict(measured_with)]
+    # The round trip among the controls is that of the first diffusion model.
+    round_trip = [m.fingerprint for m in info.models.values() if not is_preview(m.place)][:1]
+    editors = {name: [name, model.place, model.fingerprint] for name, model in info.models.items()}
+    units = []
+    for first in range(0, len(tasks), UNIT_SIZE):
+        group = tuple(tasks[first : first + UNIT_SIZE])
+        plan = [task.to_dict() for task in group]
+        for editor, decides in (*editors.items(), (None, round_trip)):
+            name = unit_name(json.dumps([fixed, decides, plan], sort_keys=True))
+            units.append(Unit(name, UnitPlan(editor, group)))
+    return units
+
+
+def is_preview(model: str) -> bool:
+    """True of the preview and of refiners, which correct it; False of diffusion models."""
+    return model == PREVIEW or refiner_folder(model) is not None
 
 
 def models_by_name(models: Sequence[str]) -> dict[str, str]:

@@ -24,8 +24,10 @@ from rigface.storage.store import Store, sharded
 TASK_COLUMNS = ("edit", "kind", "key", "person", "target_person", "source_sha256", "target_sha256")
 
 
-def finish(store: Store, units: Sequence[str], info: EvaluationInfo, config: EvaluateConfig) -> ReportCard:
-    """Write the card of the units that are done."""
+def finish(
+    store: Store, units: Sequence[str], info: EvaluationInfo, config: EvaluateConfig, checked: Sequence[str] = ()
+) -> ReportCard:
+    """Write the card of the units that are done; `checked` are sentences for it."""
     rows, extractors = _rows(store, units)
     people = len({r["person"] for r in rows})
     notes = [
@@ -35,6 +37,7 @@ def finish(store: Store, units: Sequence[str], info: EvaluationInfo, config: Eva
         if config.all_people
         else "People are held out by name (pipelines/examples/split.py): no model trained on it has seen them.",
     ]
+    notes += checked
     if any(r["edit"] == RELIT for r in rows):
         notes.append(
             f"{RELIT}: the source, not the truth, was made by the preview from one photograph. The preview removes a "

@@ -6,8 +6,9 @@ edit and its picture.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import FacesSource, Task
 from pipelines.examples.layout import parquet_bytes
 from rigface.editor import Editor, profile_of
+from rigface.edits import PREVIEW
 from rigface.errors import MissingAsset
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
@@ -34,7 +36,7 @@ from rigface.metrics.image import resized
 from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
-from rigface.profile import OWN, FaceProfile
+from rigface.profile import FaceProfile
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
 
@@ -81,19 +83,16 @@ def round_trip(pipeline: RigFacePipeline) -> Callable[[np.ndarray], np.ndarray]:
 
 @dataclass(frozen=True)
 class MeasuredWith:
-    """Networks of the measurement: in place of those that the models' profile names, and further ones."""
+    """Networks of the measurement; of those that may be left out, their files."""
 
-    detector: str | None = None
-    parser: str | None = None
+    profile: FaceProfile
     identity: str = "dlib"
+    second_identity: str = ""  # ONNX file
     lpips: str = ""  # folder
     inception: str = ""  # folder
-    second_identity: str = ""  # ONNX file
 
-    def estimator(self, profiles: set[FaceProfile]) -> FaceEstimator:
-        """The estimator of the profile that all models share, or else of the own one."""
-        profile = next(iter(profiles)) if len(profiles) == 1 else OWN
-        return FaceEstimator.load(profile.adjusted(self.detector, self.parser), self.identity)
+    def estimator(self) -> FaceEstimator:
+        return FaceEstimator.load(self.profile, self.identity)
 
     def judges(self) -> Judges:
         """The strangers that are installed."""
@@ -103,6 +102,14 @@ class MeasuredWith:
         """LPIPS and Inception from their folders; MissingAsset without their files."""
         lpips = self.lpips and Lpips(_file(self.lpips, "alexnet-owt-*.pth"), _file(self.lpips, "alex.pth"))
         return Networks(lpips or None, InceptionFeatures(_file(self.inception, "*.pt")) if self.inception else None)
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """Some tasks as one editor does them, or as the controls do."""
+
+    editor: str | None  # name of a model in the card; None: the controls
+    tasks: tuple[PlannedTask, ...]
 
 
 def _file(folder: str, pattern: str) -> Path:
@@ -122,21 +129,22 @@ class EvaluateUnit:
         cv2.setNumThreads(1)
         if threads:
             torch.set_num_threads(threads)
-        self._out, self._size = lock.follow(Store(out)), size
+        self._out, self._size, self._models = lock.follow(Store(out)), size, models
         self._source = FacesSource(Store(data))
-        self._candidates = [candidate(name, model, seeds, device) for name, model in models.items()]
-        pipelines = [c.pipeline for c in self._candidates if c.pipeline is not None]
-        self._round_trip = round_trip(pipelines[0]) if pipelines else None
-        self._estimator = measured_with.estimator({c.profile for c in self._candidates})
+        self._candidate = cache(partial(candidate, seeds=seeds, device=device))
+        self._estimator, self._judges = measured_with.estimator(), measured_with.judges()
         self._head, self._networks = load_head(self._estimator.head.name), measured_with.networks()
-        self._judges = measured_with.judges()
         self._known = Known()
 
-    def __call__(self, unit: str, plan: Sequence[PlannedTask]) -> dict[str, int]:
+    def __call__(self, unit: str, plan: UnitPlan) -> dict[str, int]:
         """Do one unit; counts of edits measured, tasks done, and tasks refused."""
-        tasks = [task for planned in plan if (task := self._source.task(planned)) is not None]
-        edits = [edit for task in tasks for edit in self._edits(task)]
-        edits += controls(edits, self._round_trip)
+        tasks = [task for planned in plan.tasks if (task := self._source.task(planned)) is not None]
+        if plan.editor is None:
+            previews = [edit for task in tasks for edit in self._edits(task, self._candidate(PREVIEW, PREVIEW))]
+            edits = controls(previews, self._round_trip())
+        else:
+            editor = self._candidate(plan.editor, self._models[plan.editor])
+            edits = [edit for task in tasks for edit in self._edits(task, editor)]
         rows = measure_edits(
             self._estimator,
             edits,
@@ -155,35 +163,41 @@ class EvaluateUnit:
         if rows:
             table = report.rows_table(rows, self._estimator.extractors | extractors_of(self._judges))
             self._out.publish(sharded(ROWS, unit, ".parquet"), parquet_bytes(table), replace=False)
-        return {"edits": len(rows), "tasks": len(tasks), "refused": len(plan) - len(tasks)}
+        refused = len(plan.tasks) - len(tasks) if plan.editor is None else 0
+        return {"edits": len(rows), "tasks": len(tasks) if plan.editor is None else 0, "refused": refused}
 
-    def _edits(self, task: Task) -> list[Edited]:
-        """A task as every candidate does it."""
+    def _round_trip(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """That of the first diffusion model; None without one."""
+        candidates = (self._candidate(name, model) for name, model in self._models.items())
+        pipeline = next((c.pipeline for c in candidates if c.pipeline is not None), None)
+        return None if pipeline is None else round_trip(pipeline)
+
+    def _edits(self, task: Task, by: Candidate) -> list[Edited]:
+        """A task as a candidate does it, once for each seed."""
         planned, edits = task.planned, []
-        for candidate in self._candidates:
-            face, wanted = task.wanted(candidate.profile)
-            for seed in range(candidate.seeds):
-                began = time.perf_counter()
-                picture, _ = candidate.editor.apply(task.source, face, wanted, seed)
-                edits.append(
-                    Edited(
-                        model=candidate.name,
-                        name=planned.name,
-                        key=planned.key,
-                        person=planned.person,
-                        source=task.source,
-                        output=picture,
-                        edit=planned.edit,
-                        target=task.target,
-                        truth=task.truth,
-                        truth_shown=task.truth_shown,
-                        target_person=planned.target_person,
-                        sweep=planned.sweep,
-                        seed=seed,
-                        clip=None if planned.clip is None else (planned.clip, task.time_s),
-                        latency_s=time.perf_counter() - began,
-                    )
+        face, wanted = task.wanted(by.profile)
+        for seed in range(by.seeds):
+            began = time.perf_counter()
+            picture, _ = by.editor.apply(task.source, face, wanted, seed)
+            edits.append(
+                Edited(
+                    model=by.name,
+                    name=planned.name,
+                    key=planned.key,
+                    person=planned.person,
+                    source=task.source,
+                    output=picture,
+                    edit=planned.edit,
+                    target=task.target,
+                    truth=task.truth,
+                    truth_shown=task.truth_shown,
+                    target_person=planned.target_person,
+                    sweep=planned.sweep,
+                    seed=seed,
+                    clip=None if planned.clip is None else (planned.clip, task.time_s),
+                    latency_s=time.perf_counter() - began,
                 )
+            )
         return edits
 
 

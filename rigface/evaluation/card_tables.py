@@ -15,6 +15,7 @@ from typing import Any
 from rigface.evaluation.claims import claims, verdict
 from rigface.evaluation.metric_registry import Cell, Metric
 from rigface.evaluation.report_card import ReportCard
+from rigface.evaluation.summary import headlines
 from rigface.metrics.statistics import Difference
 
 LINEAR, CLIPS = "Sweeps: achieved against asked", "Clips: smoothness and identity"
@@ -30,7 +31,17 @@ class Table:
     head: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
     muted: frozenset[int] = frozenset()  # rows
+    bold: frozenset[tuple[int, int]] = frozenset()  # (row, column)
     heat: Mapping[tuple[int, int], int] = field(default_factory=dict)  # (row, column) -> 0 to `len(HEAT_STEPS)`
+
+
+def short_tables(card: ReportCard) -> list[Table]:
+    """The main numbers of each task, and what may be claimed of them."""
+    out = [
+        Table(f"{h.edit} ({h.edits} edits)", ("model", *h.head[1:]), h.body, h.controls, bold=h.best)
+        for h in headlines(card)
+    ]
+    return [*out, _claims(card)] if card.against else out
 
 
 def tables(card: ReportCard) -> list[Table]:

@@ -70,7 +70,7 @@ def _tasks(rows: Sequence[Row], models: Sequence[str], shown: int) -> list[list[
             Cell(row := at.get((model, key)), model, _numbers(row) if row else "", _balls(row) if row else None)
             for model in models
         ]
-        strips.append([Cell(at.get((COPY_SOURCE, key)), f"{rank} · source"), *wanted, *results])
+        strips.append([Cell(at.get((COPY_SOURCE, key)), " · ".join(filter(None, (rank, "source")))), *wanted, *results])
     return strips
 
 

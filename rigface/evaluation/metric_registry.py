@@ -65,7 +65,7 @@ METRICS = (
       for r, label in REGION_LABELS.items()),
     *(Metric(f"ssim_{r}", f"SSIM {label}", "Gaussian 11 px", _TRUTH, higher=True, worst="none", digits=3)
       for r, label in REGION_LABELS.items()),
-    Metric("sharpness", "sharpness", "detail of the face, 1 is the true frame's", _TRUTH, ideal=1.0, worst="none"),
+    Metric("sharpness", "sharpness", "detail; 1 is the true frame's", _TRUTH, ideal=1.0, worst="none"),
     Metric("truth_distance", "to true face", "distance of raw vectors", "identity", digits=3),
     Metric("identity_distance", "to source face", "distance of raw vectors", "identity", digits=3),
     Metric("identity", "identity", "cosine", "identity", higher=True, worst="zero", digits=3),

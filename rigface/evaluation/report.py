@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from rigface.evaluation.card_tables import tables
+from rigface.evaluation.card_tables import Table, short_tables, tables
 from rigface.evaluation.metric_registry import Metric, Row
 from rigface.evaluation.report_card import ReportCard
 from rigface.pages.environment import page
 
 VERSION = "evaluation/2"
+ALL, SOURCES = "All figures", "Where the numbers come from"
 
 
 def _sources(card: ReportCard) -> list[str]:
@@ -37,13 +38,22 @@ def _sources(card: ReportCard) -> list[str]:
 
 
 def to_markdown(card: ReportCard) -> str:
-    """The card as Markdown."""
+    """The card as Markdown: the short tables, all figures, sources."""
     out = [f"# {card.title}", ""]
+    for table in short_tables(card):
+        out += [f"## {table.title}", "", *_markdown_table(table)]
     for k, table in enumerate(tables(card)):
-        out += [] if k == 0 else [f"## {table.title}", ""]
-        rows = [[_escaped(c) for c in row] for row in (table.head, ("---",) * len(table.head), *table.body)]
-        out += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-    return "\n".join([*out, "## Where the numbers come from", "", *(f"- {line}" for line in _sources(card)), ""])
+        out += [f"## {table.title if k else ALL}", "", *_markdown_table(table)]
+    return "\n".join([*out, f"## {SOURCES}", "", *(f"- {line}" for line in _sources(card)), ""])
+
+
+def _markdown_table(table: Table) -> list[str]:
+    body = [
+        [f"**{_escaped(c)}**" if (r, k) in table.bold else _escaped(c) for k, c in enumerate(row)]
+        for r, row in enumerate(table.body)
+    ]
+    head = [_escaped(c) for c in table.head]
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)] + [""]
 
 
 def _escaped(text: str) -> str:

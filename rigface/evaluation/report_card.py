@@ -300,7 +300,7 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
     if not any(" by " in name for name in extractors):
         out.append(
             "No stranger judged: every reading here is by networks of the loop, which a model can move without moving "
-            "the picture. Install the extra `judges`."
+            "the picture."
         )
     if not np.isfinite(column(rows, "lpips")).any():
         out.append("LPIPS, FID and KID are not in this card: their weights were not given (--lpips, --inception).")

@@ -9,5 +9,5 @@ Rules of the evaluation protocol:
   their worst value;
 * intervals are drawn over source identities, paired where two models share pairs;
 * every table has its control rows (`controls`), and every number names the extractor it came from;
-* two tracks: *in loop*, the estimator that the model was conditioned on, and *independent*, another one.
+* readings of the loop's own estimator and of strangers are told apart, and a claim needs both.
 """

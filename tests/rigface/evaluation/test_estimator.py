@@ -23,9 +23,12 @@ class Hue:
 
     version = "hue-1"
 
-    def __call__(self, image, detection):
-        x0, y0, x1, y1 = detection.box.astype(int)
-        return image[y0:y1, x0:x1].mean((0, 1)).astype(np.float32)
+    def chip(self, image, landmarks):
+        (x0, y0), (x1, y1) = (end(landmarks[:, :2], axis=0).astype(int) for end in (np.min, np.max))
+        return image[y0:y1, x0:x1]
+
+    def embed(self, chips):
+        return np.array([chip.mean((0, 1)) for chip in chips], np.float32)
 
 
 class Posed(fakes.FakeDetector):
