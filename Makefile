@@ -38,7 +38,7 @@ docs: env  ## rewrite the generated tables of docs/ and the generated files of i
 	$(BIN)/python scripts/observability.py
 
 card: env  ## evaluate the editors on people none was trained on, FACES=folder of `extract`; writes docs/evaluation.md
-	$(BIN)/rigface evaluate $(FACES) $(OUT)/card --all-people --limit 48 --sweeps 1 --clips 4 --clip-frames 8
+	$(BIN)/rigface evaluate $(FACES) $(OUT)/card --all-people --limit 96 --sweeps 4 --clips 4 --clip-frames 12
 	$(BIN)/python scripts/evaluation_card.py $(OUT)/card
 
 drills: env  ## break every part of running jobs and count rows; half an hour, writes benchmarks/results/drills.json

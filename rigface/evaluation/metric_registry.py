@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rigface.evaluation.regions import DETAILED
 from rigface.evaluation.strangers import UNITS
 from rigface.metrics.gain import gain
 from rigface.metrics.leakage import edited_traits
@@ -65,7 +66,9 @@ METRICS = (
       for r, label in REGION_LABELS.items()),
     *(Metric(f"ssim_{r}", f"SSIM {label}", "Gaussian 11 px", _TRUTH, higher=True, worst="none", digits=3)
       for r, label in REGION_LABELS.items()),
-    Metric("sharpness", "sharpness", "detail; 1 is the true frame's", _TRUTH, ideal=1.0, worst="none"),
+    *(Metric(f"sharpness_{r}", f"sharpness {REGION_LABELS[r]}", "detail; 1 is the true frame's", _TRUTH, ideal=1.0,
+             worst="none") for r in DETAILED),
+    Metric("tone", "tone of the face", "distance of mean colours, CIELAB", _TRUTH, worst="none", digits=1),
     Metric("truth_distance", "to true face", "distance of raw vectors", "identity", digits=3),
     Metric("identity_distance", "to source face", "distance of raw vectors", "identity", digits=3),
     Metric("identity", "identity", "cosine", "identity", higher=True, worst="zero", digits=3),

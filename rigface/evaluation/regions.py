@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 
 from rigface.face.geometry.landmarks import LEFT_EYE, RIGHT_EYE
+from rigface.image import linear_to_srgb, srgb8_to_linear
 from rigface.metrics import image
 from rigface.refiner.regions import FACE_POINTS, OUTER_LIPS
 
 REGIONS = ("face", "features", "rim", "outline", "background")
+DETAILED = ("face", "features")  # whose detail is compared
 FACE_PX = 135.0
 RIM_PX = 10.0  # either side of the outline of the face (`rim`) or of the person (`outline`)
 FEATURE_PX = 4.0  # around lips and lids
@@ -79,6 +81,12 @@ def detail_energy(picture: np.ndarray, where: np.ndarray, unit: float) -> float:
     return float(np.square(detail[where]).mean()) if where.any() else np.nan
 
 
+def _mean_lab(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(3,) CIELAB of the mean of linear RGB of (H, W, 3) uint8 over (H, W) bool."""
+    mean = srgb8_to_linear(picture[where][None]).mean(1, keepdims=True).astype(np.float32)
+    return np.asarray(cv2.cvtColor(linear_to_srgb(mean), cv2.COLOR_RGB2LAB)[0, 0], np.float64)
+
+
 class TrueFrame:
     """A true frame (H, W, 3) uint8 with its regions, with which any number of outputs are compared."""
 
@@ -91,14 +99,20 @@ class TrueFrame:
         return image.Similarity(self._picture)
 
     @cached_property
-    def _detail(self) -> float:
-        return detail_energy(self._picture, self._regions["face"], self._unit)
+    def _tone(self) -> np.ndarray:
+        return _mean_lab(self._picture, self._regions["face"])
+
+    @cached_property
+    def _details(self) -> dict[str, float]:
+        shown = {name: self._regions[name] for name in DETAILED if name in self._regions}
+        return {name: detail_energy(self._picture, mask, self._unit) for name, mask in shown.items()}
 
     def compare(self, output: np.ndarray, landmarks: np.ndarray | None) -> dict[str, float]:
         """Numbers of an output of the same shape, and of its face's landmarks.
 
-        `psnr_<region>` dB and `ssim_<region>`; `sharpness`, the energy of the face's detail relative to the true
-        frame's; `landmarks` and `landmarks_mouth`, mean distance in percent of the picture's shorter side.
+        `psnr_<region>` dB and `ssim_<region>`; `sharpness_<region>` of `DETAILED`, the energy of the detail relative
+        to the true frame's; `tone`, CIELAB distance of the mean colours of the face; `landmarks` and `landmarks_mouth`,
+        mean distance in percent of the picture's shorter side.
         """
         squares = image.square_error(output, self._picture)
         likeness = self._similarity(output)
@@ -108,8 +122,11 @@ class TrueFrame:
             out[f"psnr_{name}"] = min(-10 * np.log10(error), MAX_DB) if error > 0 else MAX_DB
             known = likeness[mask]
             out[f"ssim_{name}"] = float(np.nanmean(known)) if np.isfinite(known).any() else np.nan
-        if "face" in self._regions and self._detail > 0:
-            out["sharpness"] = detail_energy(output, self._regions["face"], self._unit) / self._detail
+        for name, energy in self._details.items():
+            if energy > 0:
+                out[f"sharpness_{name}"] = detail_energy(output, self._regions[name], self._unit) / energy
+        if "face" in self._regions:
+            out["tone"] = float(np.linalg.norm(_mean_lab(output, self._regions["face"]) - self._tone))
         if landmarks is not None and landmarks[:FACE_POINTS].shape[:1] == self._points.shape[:1]:
             apart = np.linalg.norm(landmarks[:FACE_POINTS, :2] - self._points, axis=1) / self._side * 100
             out["landmarks"] = float(apart.mean())

@@ -18,7 +18,7 @@ from rigface.evaluation.metric_registry import Metric, Row
 from rigface.evaluation.report_card import ReportCard
 from rigface.pages.environment import page
 
-VERSION = "evaluation/2"
+VERSION = "evaluation/3"
 ALL, SOURCES = "All figures", "Where the numbers come from"
 
 

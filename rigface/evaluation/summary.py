@@ -13,7 +13,8 @@ from rigface.evaluation.report_card import CardRow, ReportCard
 
 # Names of metrics in their order; `*` stands for the network of a stranger.
 COLUMNS = (
-    "landmarks", "landmarks_mouth", "psnr_features", "psnr_face", "psnr_rim", "psnr_outline", "sharpness",
+    "landmarks", "landmarks_mouth", "psnr_features", "psnr_face", "psnr_rim", "psnr_outline", "sharpness_face",
+    "sharpness_features", "tone",
     "truth_distance", "truth_identity_*", "identity_distance", "identity_*", "gain_pose", "gain_yaw_*",
     "gain_expression", "gain_smile_*", "gain_light_ball", "light_angle_deg", "yaw_*", "roll_*", "age_*",
     "background_psnr", "latency_s",

@@ -138,8 +138,8 @@ def test_true_frame_has_full_psnr_and_blur_no_detail(judged):
     _, card = judged
     cells = {(r.model, r.edit): r.cells for r in card.rows}
     assert cells[TRUE_FRAME, "self-edit"]["psnr_face"].value == 100
-    assert cells[TRUE_FRAME, "self-edit"]["sharpness"].value == pytest.approx(1)
-    assert cells[BLURRED, "self-edit"]["sharpness"].value < cells["preview", "self-edit"]["sharpness"].value
+    assert cells[TRUE_FRAME, "self-edit"]["sharpness_face"].value == pytest.approx(1)
+    assert cells[BLURRED, "self-edit"]["sharpness_face"].value < cells["preview", "self-edit"]["sharpness_face"].value
 
 
 def test_card_is_written_in_every_form_with_pictures_and_test_set(judged):

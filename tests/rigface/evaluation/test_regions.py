@@ -38,7 +38,7 @@ def test_true_frame_itself_is_perfect(frame):
     numbers = frame.compare(texture(0), OUTLINE)
     assert numbers["psnr_face"] == 100
     assert numbers["ssim_face"] == pytest.approx(1)
-    assert numbers["sharpness"] == pytest.approx(1)
+    assert numbers["sharpness_face"] == pytest.approx(1)
     assert numbers["landmarks"] == 0
 
 
@@ -47,15 +47,21 @@ def test_blur_wins_psnr_and_loses_its_detail(frame):
     blurred = cv2.GaussianBlur(wrong, (0, 0), 1.5)
     sharp, soft = (frame.compare(p, OUTLINE) for p in (wrong, blurred))
     assert soft["psnr_face"] > sharp["psnr_face"] + 1
-    assert sharp["sharpness"] == pytest.approx(1, abs=0.1)
-    assert soft["sharpness"] < 0.3
+    assert sharp["sharpness_face"] == pytest.approx(1, abs=0.1)
+    assert soft["sharpness_face"] < 0.3
+
+
+def test_dulled_skin_shows_in_the_tone(frame):
+    dull = (0.7 * texture(0) + 0.3 * 160).astype(np.uint8)
+    assert frame.compare(texture(0), OUTLINE)["tone"] == pytest.approx(0, abs=1e-3)
+    assert 4 < frame.compare(dull, OUTLINE)["tone"] < 8  # 12 grey levels
 
 
 def test_sharpening_has_more_detail_than_the_truth(frame):
     picture = texture(0)
     sharpened = cv2.addWeighted(picture, 2.5, cv2.GaussianBlur(picture, (0, 0), 1.0), -1.5, 0)
     numbers = frame.compare(sharpened, OUTLINE)
-    assert numbers["sharpness"] > 1.5
+    assert numbers["sharpness_face"] > 1.5
     assert numbers["psnr_face"] < 40
 
 
