@@ -66,7 +66,7 @@ def regions_of(
 def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
     side = 2 * max(1, round(radius)) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), disc)) > 0
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), disc) > 0)
 
 
 def _band(mask: np.ndarray, radius: float) -> np.ndarray:
