@@ -87,8 +87,8 @@ def describe_light(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
 def remove_shading(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
     """A skin's mean colour (N, 3), linear, with its mean light (N, 9, 3) divided out.
 
-    One photograph does not determine the brightness of a skin; if the reconstructor sets it by a prior, as for the open
-    head, only the hue can be compared.
+    A reconstructor that gives every skin one brightness, as the fit does on FLAME's texture, leaves only the hue to be
+    compared; on the open head's albedo brightness is read from what is white in the picture.
     """
     shading = np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float64))).numpy(), 1e-4)
     return np.asarray(np.asarray(colour, np.float64) / shading)

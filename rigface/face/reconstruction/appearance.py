@@ -134,7 +134,7 @@ def _read(
         part = slice(start, start + BATCH)
         places, normal = surface(part)
         projected = project(places, camera[part])[..., :2]
-        pictures = list(crops[part])  # decoded once
+        pictures = [resized(picture, SAMPLING_PX) for picture in crops[part]]  # decoded once
         colour, within = sample_colours(pictures, projected.cpu().numpy(), linear=linear)
         around += [surroundings(picture)[None] for picture in pictures]
         normals.append(normal)

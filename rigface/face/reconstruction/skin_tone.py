@@ -34,13 +34,15 @@ GREY_WORLD = 0.33  # of the surroundings' colour cast is the light's
 
 def surroundings(crop: np.ndarray) -> np.ndarray:
     """(4,) float32 linear: the white of a crop (S, S, 3) uint8, and the mean colour outside its middle half."""
-    small = srgb8_to_linear(cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA))
-    strongest = small.max(-1).ravel()
+    small = cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    strongest = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2]).ravel()
     rank = int(WHITE * (len(strongest) - 1))
-    white = np.partition(strongest, rank)[rank]
-    quarter = SIDE_PX // 4
-    rim = small.sum((0, 1)) - small[quarter:-quarter, quarter:-quarter].sum((0, 1))
-    return np.array([white, *rim / (0.75 * SIDE_PX**2)], np.float32)
+    white = srgb8_to_linear(np.partition(strongest, rank)[rank : rank + 1])
+    return np.array([*white, *cv2.mean(srgb8_to_linear(small), _RIM)[:3]], np.float32)
+
+
+_RIM = np.ones((SIDE_PX, SIDE_PX), np.uint8)
+_RIM[SIDE_PX // 4 : -SIDE_PX // 4, SIDE_PX // 4 : -SIDE_PX // 4] = 0
 
 
 def middle_colour(colours: Tensor, weight: Tensor) -> Tensor:
