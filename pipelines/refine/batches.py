@@ -1,4 +1,4 @@
-"""Batches of a refiner's examples: drawn by person, mirrored, recoloured and shifted.
+"""Batches of a refiner's examples: drawn by person and need, mirrored, recoloured and shifted.
 
 Path: OUT/examples -> `ExampleBatches` -> `Batch` -> `loss.py`.
 """
@@ -20,6 +20,7 @@ from rigface.types import HeadSpec
 
 SHIFT_PX = 4
 GAIN, CHANNEL_GAIN, GAMMA = 0.12, 0.08, 0.15  # standard deviations of the recolouring; of the gamma its logarithm
+NEED = (0.3, 2.0)  # limits of how often an example is drawn, by the preview's error in mouth and eyes
 NORMAL_X = 0  # channel of the geometry that changes its sign in a mirror
 
 
@@ -54,7 +55,9 @@ class ExampleBatches:
         self.train, self.test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
         people = np.array([self._rows[k]["identity"] for k in self.train])
         _, person, count = np.unique(people, return_inverse=True, return_counts=True)
-        weight = 1 / np.sqrt(count[person])  # of clips' people there are many frames
+        error = np.array([self._rows[k]["error"] for k in self.train])
+        need = (error / max(np.median(error), 1e-6)).clip(*NEED) if len(error) else error
+        weight = need / np.sqrt(count[person])  # of clips' people there are many frames
         self._probability = weight / weight.sum()
 
     def held_out(self, count: int) -> dict[str, np.ndarray]:

@@ -15,10 +15,14 @@ class ExampleSettings:
     """Settings of the examples, fixed for an output."""
 
     size: int = 128  # Side of the tight crops, px.
+    people: tuple[str, ...] = ()
+    """CSV files with the columns `file` (relative to the CSV file) and `person`, for who is on which input. Inputs that
+    they do not name are told apart by the dataset's column `identity`."""
     restored: int = 2
     """Examples per photograph that the preview first gives another expression, pose or light, and then its own back."""
-    pairs: int = 2  # Examples per frame with another frame of the same person, the more different the better.
-    max_frames: int = 24  # Frames used of a track, evenly chosen.
+    pairs: int = 2  # Examples per frame with another frame of its track, the more mouth and eyes differ the better.
+    photographs: int = 6  # Examples per frame, at most, with pictures of the same person from other inputs.
+    max_frames: int = 24  # Frames used of a track: a third of them those with the rarest expressions.
     min_confidence: float = 0.4
     held_out_fraction: float = HELD_OUT  # Fraction of people who are never trained on.
     unit_size: int = 64  # Examples per unit of work.
@@ -26,7 +30,7 @@ class ExampleSettings:
 
     def __post_init__(self) -> None:
         in_range(self, "[16, 1024]", "size")
-        in_range(self, "[0, inf)", "restored", "pairs")
+        in_range(self, "[0, inf)", "restored", "pairs", "photographs")
         in_range(self, "[1, inf)", "max_frames", "unit_size")
         in_range(self, "[0, 1]", "min_confidence", "held_out_fraction")
         in_range(self, SEED, "seed")
@@ -40,12 +44,14 @@ class RefineConfig:
     out: Positional[str]  # Folder to write to.
     settings: Annotated[ExampleSettings, arg(name="")] = field(default_factory=ExampleSettings)
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+    start: str = ""  # A refiner to start from, `refiner` or a folder; empty: random weights.
     steps: int = 3000
     batch: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     ema_decay: float = 0.999  # Decay of the weight average that is validated and exported.
     device: str = "auto"  # Of the training: cpu, cuda, or cuda if there is one.
+    bfloat16: bool = False  # Multiply in bfloat16: faster where the processor has AVX512-BF16 or AMX, and on GPUs.
     threads: int = 0  # CPU threads of the training; 0: torch's own choice.
     checkpoint_every: int = 100
     validate_every: int = 400

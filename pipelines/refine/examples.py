@@ -1,66 +1,68 @@
 """Examples for a refiner: what it sees of an edit, and the photograph that the edit should become.
 
-Path: rows of OUT/faces -> `plan_examples` -> units -> `ComposeExamples` -> OUT/examples/<unit>.parquet.
+Path: a unit of `plan.py` -> `ComposeExamples` -> OUT/examples/<unit>.parquet.
 
-Two kinds:
+Kinds made of one photograph: the preview gives it something else; the result is analysed anew and is the *source*; the
+preview brings it back, which is the *input*; the untouched photograph is the *truth*. So the network learns from people
+of whom there is one photograph.
 
-* `restored`: the preview gives a photograph another expression, pose or light. The result is analysed anew and is the
-  *source*; the preview brings it back, which is the *input*; the untouched photograph is the *truth*. So the network
-  learns from people of whom there is one photograph.
-* `pair`: two frames of a person in one input; one is the source, the other the truth.
+* `restored`: the source has another expression, often another pose or light.
+* `turned`: the source is turned by 15 to 40 degrees, so the input shows the seams of strong turns.
+* `lids`: the source has its eyes closed, opened, or looking elsewhere.
+
+Kinds made of two; one is the source, the other the truth:
+
+* `pair`: frames of one track.
+* `photographs`: pictures of a person from different inputs. Exposures differ for no reason that a network could know,
+  so the truth gets the mean colour that the preview has on the face.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.cluster.unit_job import Unit, unit_name
 from pipelines.examples.compose_example import TAKE, between, invent_light, invent_pose, lay_over, moved, stage
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.layout import parquet_bytes, part_path
 from pipelines.examples.pair_plan import StagingBank
-from pipelines.examples.pair_sampling import Frames
 from pipelines.examples.split import split_of
 from pipelines.refine.config import ExampleSettings
+from pipelines.refine.plan import DRAWN, Kind, PlannedExample, feature_weights
 from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import transfer
 from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.image import decode, decode_mask, encode_png
 from rigface.profile import ConditionSpec
 from rigface.refiner.preview_refiner import RefinerInputs, TightCrops
-from rigface.refiner.regions import features_of, regions_of
+from rigface.refiner.regions import REGIONS, features_of, regions_of
 from rigface.storage import lock
 from rigface.storage.store import Store
-from rigface.types import CROP_PX, Face, HeadSpec
+from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
 IDENTITY_CROP = np.eye(2, 3, dtype=np.float32)
 PICTURES = ("preview", "photograph", "geometry", "target", "regions")
-DRAWN = 4  # partners drawn for a pair; the one whose expression differs most is taken
-POSED, RELIT = 0.5, 0.3  # shares of the restored examples that are also turned, and lit anew
-
-
-@dataclass(frozen=True)
-class PlannedExample:
-    """One example to be made."""
-
-    kind: Literal["restored", "pair"]
-    person: str
-    source_part: str  # object of faces/
-    source_row: int
-    target_part: str
-    target_row: int
-    seed: int
+POSED, RELIT = 0.5, 0.3  # shares of the staged sources that are also turned, and lit anew
+TURN_DEG, MAX_YAW_DEG, FRONTAL_DEG = (15.0, 40.0), 45.0, 10.0
+LIDS = (  # axes that move together, and how often they are taken
+    (("eyeBlinkLeft", "eyeBlinkRight"), 0.5),
+    (("eyeLookOutLeft", "eyeLookInRight"), 0.15),
+    (("eyeLookInLeft", "eyeLookOutRight"), 0.15),
+    (("eyeLookDownLeft", "eyeLookDownRight"), 0.1),
+    (("eyeLookUpLeft", "eyeLookUpRight"), 0.1),
+)
+GAIN = (0.6, 1.6)  # limits of the gain that gives the truth the preview's colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,42 +73,12 @@ class RefinerExample:
     target: np.ndarray  # (S, S, 3) uint8, the photograph in the crop of the preview
     regions: np.ndarray  # (S, S) uint8 of `regions.REGIONS`; outside where the photograph does not reach
 
-
-def plan_examples(frames: Frames, places: np.ndarray, settings: ExampleSettings) -> list[PlannedExample]:
-    """Every example of a dataset; `places` (N, 2) are part and row of each of the frames."""
-    random = np.random.default_rng([settings.seed, 3])
-    tracks: dict[tuple[str, int], list[int]] = {}
-    for row in np.flatnonzero(frames.good):
-        tracks.setdefault((str(frames.uri[row]), int(frames.track[row])), []).append(int(row))
-    planned = []
-    for rows in tracks.values():
-        used = [rows[k] for k in np.linspace(0, len(rows) - 1, min(len(rows), settings.max_frames)).astype(int)]
-        for row in used:
-            alone = settings.restored if len(used) < DRAWN else min(settings.restored, 1)
-            partners = [row] * alone
-            for _ in range(settings.pairs if len(used) > 1 else 0):
-                drawn = [r for r in random.choice(used, min(DRAWN, len(used)), replace=False) if r != row]
-                change = np.abs(frames.expression[drawn] - frames.expression[row]).sum(1)
-                partners.append(int(drawn[int(change.argmax())]))
-            for partner in partners:
-                planned.append(
-                    PlannedExample(
-                        kind="restored" if partner == row else "pair",
-                        person=str(frames.identity[row]),
-                        source_part=places[partner, 0],
-                        source_row=int(places[partner, 1]),
-                        target_part=places[row, 0],
-                        target_row=int(places[row, 1]),
-                        seed=int(random.integers(2**32)),
-                    )
-                )
-    return planned
-
-
-def units_of(planned: list[PlannedExample], settings_hash: str, size: int) -> list[Unit[list[PlannedExample]]]:
-    """The examples in units of `size`."""
-    groups = [planned[start : start + size] for start in range(0, len(planned), size)]
-    return [Unit(unit_name(settings_hash, *(str(asdict(p)) for p in group)), group) for group in groups]
+    @property
+    def error(self) -> float:
+        """Root mean square error of the preview in mouth and eyes, grey levels: what there is to learn."""
+        difference = self.inputs.preview.astype(np.float32) - self.target
+        shown = self.regions >= REGIONS.index("eyes")
+        return float(np.sqrt(np.square(difference[shown]).mean())) if shown.any() else 0.0
 
 
 class ExampleComposer:
@@ -135,13 +107,29 @@ class ExampleComposer:
             regions=np.where(reached, regions_of(landmarks, size), 0).astype(np.uint8),
         )
 
-    def restored(self, face: Face, bank: StagingBank, random: np.random.Generator) -> RefinerExample | None:
+    def photographs(self, source: Face, target: Face) -> RefinerExample:
+        """The edit that turns a picture into another one of the same person; the truth in the preview's exposure."""
+        whole = (replace(face, frame_to_crop=IDENTITY_CROP) for face in (source, target))
+        example = self.pair(*whole)
+        face = example.regions >= REGIONS.index("face")
+        if not face.any():
+            return example
+        gain = (example.inputs.preview[face].mean(0) / np.maximum(example.target[face].mean(0), 1)).clip(*GAIN)
+        return replace(example, target=(example.target * gain + 0.5).clip(0, 255).astype(np.uint8))
+
+    def staged(self, kind: Kind, face: Face, bank: StagingBank, random: np.random.Generator) -> RefinerExample | None:
         """The edit that brings a photograph back from an invented one; None if that one shows no face."""
         own = face.params
-        params = invent_pose(own, np.zeros((0, 0)), random) if random.random() < POSED else own
-        others = bank.expressions[random.integers(len(bank.expressions), size=DRAWN - 1)]
-        other = others[int(np.abs(others - own.expression).sum(1).argmax())]
-        expression = own.expression + random.uniform(0.5, 1.1) * (other - own.expression)
+        if kind == "turned":
+            params = turned(own, random)
+        else:
+            params = invent_pose(own, np.zeros((0, 0)), random) if random.random() < POSED else own
+        if kind == "lids":
+            expression = with_other_lids(own.expression, OpenHead.load().spec.expression_names, random)
+        else:
+            others = bank.expressions[random.integers(len(bank.expressions), size=DRAWN - 1)]
+            change = np.abs(others - own.expression) @ feature_weights(OpenHead.load().spec.expression_names)
+            expression = own.expression + random.uniform(0.5, 1.1) * (others[int(change.argmax())] - own.expression)
         params = replace(params, expression=expression.astype(np.float32))
         if random.random() < RELIT:
             params = replace(params, light=invent_light(own.light, bank.lights, random).astype(np.float32))
@@ -150,6 +138,31 @@ class ExampleComposer:
         if not faces:
             return None
         return self.pair(max(faces, key=lambda f: float(np.prod(f.box[2:] - f.box[:2]))), target)
+
+    def planned(
+        self, kind: Kind, source: Face, target: Face, bank: StagingBank, random: np.random.Generator
+    ) -> RefinerExample | None:
+        """An example of any kind."""
+        if kind == "pair":
+            return self.pair(source, target)
+        return self.photographs(source, target) if kind == "photographs" else self.staged(kind, target, bank, random)
+
+
+def turned(own: FaceParams, random: np.random.Generator) -> FaceParams:
+    """The coefficients turned aside by `TURN_DEG`; heads that look aside are turned to the front or beyond."""
+    degrees = to_degrees(to_matrix(own.head_rotation[None]))[0]
+    side = -np.sign(degrees[0]) if abs(degrees[0]) > FRONTAL_DEG else random.choice([-1, 1])
+    degrees[0] = np.clip(degrees[0] + side * random.uniform(*TURN_DEG), -MAX_YAW_DEG, MAX_YAW_DEG)
+    rotation = to_axis_angle(from_degrees(degrees[None].astype(np.float32)))[0]
+    return replace(own, head_rotation=rotation.astype(np.float32))
+
+
+def with_other_lids(own: np.ndarray, axes: Sequence[str], random: np.random.Generator) -> np.ndarray:
+    """(E,) an expression with lids or gaze moved: to an extreme, or back from it where they are there."""
+    chosen = LIDS[random.choice(len(LIDS), p=[share for _, share in LIDS])][0]
+    moved, expression = [axes.index(name) for name in chosen], own.copy()
+    expression[moved] = 0.0 if own[moved].mean() > 0.5 else random.uniform(0.6, 1.0)
+    return expression
 
 
 class ComposeExamples:
@@ -167,14 +180,11 @@ class ComposeExamples:
         self._faces.read({part for p in plan for part in (p.source_part, p.target_part)})
         for planned in plan:
             target = self._faces.face(planned.target_part, planned.target_row)
-            if planned.kind == "pair":
-                example = self._composer.pair(self._faces.face(planned.source_part, planned.source_row), target)
-            else:
-                random = np.random.default_rng(planned.seed)
-                made = self._composer.restored(target, self._bank, random)
-                if made is None:
-                    continue
-                example = made
+            source = self._faces.face(planned.source_part, planned.source_row)
+            random = np.random.default_rng(planned.seed)
+            example = self._composer.planned(planned.kind, source, target, self._bank, random)
+            if example is None:
+                continue
             split = split_of(planned.person, self._settings.held_out_fraction)
             rows.append({"identity": planned.person, "split": split, "kind": planned.kind, **cells_of(example)})
         if rows:
@@ -183,9 +193,11 @@ class ComposeExamples:
 
 
 def cells_of(example: RefinerExample) -> dict[str, Any]:
-    """The columns of an example: PNGs by name, and the codes."""
+    """The columns of an example: PNGs by name, the codes, and the preview's error in mouth and eyes."""
     pictures = {**vars(example.inputs), "target": example.target, "regions": example.regions}
-    return {name: encode_png(pictures[name]) for name in PICTURES} | {"code": example.inputs.code.tolist()}
+    return {name: encode_png(pictures[name]) for name in PICTURES} | {
+        "code": example.inputs.code.tolist(), "error": example.error,
+    }  # fmt: skip
 
 
 def examples_of(rows: Iterable[dict[str, Any]]) -> list[RefinerExample]:

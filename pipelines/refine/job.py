@@ -34,12 +34,14 @@ from pipelines.examples.layout import EXAMPLES, head_of
 from pipelines.examples.pair_plan import StagingBank
 from pipelines.refine.batches import Batch, ExampleBatches
 from pipelines.refine.config import RefineConfig
-from pipelines.refine.examples import ComposeExamples, plan_examples, units_of
+from pipelines.refine.examples import ComposeExamples
 from pipelines.refine.loss import refiner_loss, region_psnr
+from pipelines.refine.plan import named, plan_examples, units_of
 from pipelines.train import metric_log
+from rigface.assets import find
 from rigface.errors import JobBroken, PlanError
 from rigface.model.ema import Average
-from rigface.refiner.network import RefinerConfig, RefinerNetwork, save_refiner
+from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.storage.versions import publish_version
@@ -69,7 +71,8 @@ def refine(config: RefineConfig, say: Callable[[str], None] = print) -> dict[str
             raise PlanError(f"{store.uri} was made with other {', '.join(changed)}; choose another OUT")
         run_info.write(store, settings | {"config": asdict(config)} | run_info.software())
         frames, places = read_frames(source, dict(zip(GATES, (config.settings.min_confidence, 0.0, 0.0))))
-        planned = plan_examples(frames, places, config.settings)
+        frames = named(frames, config.settings.people)
+        planned = plan_examples(frames, places, head.expression_names, config.settings)
         if not planned:
             raise PlanError(f"{source.uri}: no face passes --min-confidence {config.settings.min_confidence:g}")
         say(f"{len(planned):,} examples planned of {len(set(frames.identity[frames.good])):,} people")
@@ -96,7 +99,8 @@ class RefinerTraining:
         self.config, self.refiner, self._store = config, refiner, store
         self._batches = ExampleBatches(store, refiner.head)
         torch.manual_seed(config.settings.seed)
-        self.network = RefinerNetwork(refiner).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = self._started() if config.start else RefinerNetwork(refiner)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.network, config.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -104,6 +108,14 @@ class RefinerTraining:
         self.step = 0
         if store.exists(CHECKPOINT):
             self._restore(torch.load(io.BytesIO(store.read(CHECKPOINT)), self.device, weights_only=True))
+
+    def _started(self) -> RefinerNetwork:
+        """The network to start from; PlanError if it has another size or head."""
+        folder = find("refiner") if self.config.start == "refiner" else Path(self.config.start)
+        network, found = load_refiner(folder)
+        if found != self.refiner:
+            raise PlanError(f"--start {self.config.start}: a refiner of other settings, {found}; want {self.refiner}")
+        return network.train()
 
     def run(self, check: Callable[[], None], say: Callable[[str], None]) -> dict[str, float]:
         """Train to the last step, validate and publish the model; the numbers of the last validation."""
@@ -138,7 +150,9 @@ class RefinerTraining:
             group["lr"] = self._rate()
         random = np.random.default_rng([self.config.settings.seed, self.step])  # the same batch after a resume
         batch = self._batches.draw(self.config.batch, random).to(self.device)
-        loss = refiner_loss(self.network(batch.pictures, batch.code), batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            correction = self.network(batch.pictures, batch.code)
+        loss = refiner_loss(correction, batch)
         if not torch.isfinite(loss):
             raise JobBroken(f"the loss of step {self.step + 1} is not finite; use a lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +177,8 @@ class RefinerTraining:
             for kind, rows in self._batches.held_out(self.config.validation_examples).items():
                 for start in range(0, len(rows), self.config.batch):
                     batch = self._batches.batch(rows[start : start + self.config.batch]).to(self.device)
-                    outputs = {"refined": self.network(batch.pictures, batch.code), "preview": batch.preview}
+                    refined = self.network(batch.pictures, batch.code).of(batch.preview)
+                    outputs = {"refined": refined, "preview": batch.preview}
                     for name, output in outputs.items():
                         self._add(sums, f"{kind} {name}", output, batch)
         return {name: total / count for name, (total, count) in sums.items() if count}

@@ -2,7 +2,8 @@
 
 Path: preview, photograph and geometry of a face, wanted and own expression -> `RefinerNetwork` -> the corrected crop.
 Source: residual refinement by a U-Net (Ronneberger et al. 2015) with pixel-unshuffle at its ends (Shi et al. 2016). Its
-answer is a residual times a learned confidence, so that it can leave the preview as it is instead of blurring it.
+answer has two parts. A flow moves what the preview shows to where it belongs, which costs no sharpness (as in Zhou et
+al. 2016). A change of colour, times a learned confidence, adds what the preview lacks.
 
 A model is a folder of config.json, written last, and model.safetensors. Neither diffusers nor transformers is imported.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,9 @@ from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.checkpoint_folder import CONFIG, REFINER_FORMAT
 from rigface.types import HeadSpec
 
-VERSION = 1
+VERSION = 2
 WEIGHTS = "model.safetensors"
+FLOW_SCALE = 0.1  # of half the crop's side, for one unit of the network's answer
 PICTURE_CHANNELS = 9  # preview 3, photograph 3, geometry 3: x and y of the normals, and the share that is invented
 
 
@@ -80,6 +82,21 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))  # type: ignore[no-any-return]
 
 
+class Correction(NamedTuple):
+    """What a refiner answers."""
+
+    flow: Tensor  # (N, 2, S, S) right and down, from each pixel to where the preview shows it; half the side is 1
+    change: Tensor  # (N, 3, S, S) colour to add after that, of a range of [-1, 1]
+
+    def of(self, preview: Tensor) -> Tensor:
+        """The corrected previews (N, 3, S, S), about [-1, 1]."""
+        side = preview.shape[-1]
+        steps = (torch.arange(side, device=preview.device) * 2 + 1) / side - 1
+        places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1) + self.flow.permute(0, 2, 3, 1)
+        moved = F.grid_sample(preview, places, mode="bilinear", padding_mode="border", align_corners=False)
+        return moved + self.change
+
+
 class RefinerNetwork(nn.Module):
     """The U-Net. Before training it gives the preview back."""
 
@@ -96,11 +113,13 @@ class RefinerNetwork(nn.Module):
         self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in reversed(pairs))
         self.decoder = nn.ModuleList(_stage(widths[k], config.blocks[k]) for k in reversed(levels[:-1]))
         self.exit = nn.Conv2d(widths[0], 4 * 4, 3, padding=1)
-        nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        self.motion = nn.Conv2d(widths[0], 2, 3, padding=1)  # at half the crop's side, so that flows are smooth
+        for layer in (self.exit, self.motion):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, pictures: Tensor, codes: Tensor) -> Tensor:
-        """The corrected crops (N, 3, S, S), about [-1, 1].
+    def forward(self, pictures: Tensor, codes: Tensor) -> Correction:
+        """The correction of previews.
 
         Args:
             pictures: (N, 9, S, S) in [-1, 1]: preview, photograph, geometry.
@@ -118,7 +137,8 @@ class RefinerNetwork(nn.Module):
             x = F.interpolate(up(x), scale_factor=2.0, mode="bilinear", align_corners=False)
             x = stage(join(torch.cat([x, passed.pop()], dim=1)))
         change = F.pixel_shuffle(self.exit(x), 2)
-        return pictures[:, :3] + change[:, :3] * torch.sigmoid(change[:, 3:])
+        flow = F.interpolate(self.motion(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return Correction(flow.float() * FLOW_SCALE, (change[:, :3] * torch.sigmoid(change[:, 3:])).float())
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:

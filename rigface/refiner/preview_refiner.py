@@ -1,13 +1,14 @@
 """Correction of previews by a small network, on a tight crop of the face; all else stays the preview's.
 
-Path: a preview of any size -> tight crop of preview, photograph and geometry -> `RefinerNetwork` -> its change, added
-to the preview at the preview's own size. Training (`pipelines/refine`) cuts its examples by the same functions.
+Path: a preview of any size -> tight crop of preview, photograph and geometry -> `RefinerNetwork` -> its flow and
+change, applied at the preview's own size. Training (`pipelines/refine`) cuts its examples by the same functions.
 
 *Tight crop*: the square around the drawn face mesh, `RATIO` times its larger side, S px. The photograph is cut around
 its own face, so that its mouth and eyes are near those of the preview.
 
-A network that is trained on errors answers doubt with blur. So its change is laid on whole in the mouth and the eyes
-alone; on skin, hair and rim only its low frequencies are, and the photograph's detail stays.
+The flow moves the preview at the preview's own size, so the photograph's detail stays. The change of colour is 128 px
+wide. It is laid on whole where the photograph has no detail to keep: in mouth and eyes, and where the preview invented.
+Elsewhere only its low frequencies are.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rigface.types import CROP_PX, FaceParams
 RATIO = 1.15  # side of the tight crop, relative to the larger side of the projected face
 LOW = 1.5 / 128  # of the tight crop's side: spread of the low-pass of the change beside mouth and eyes
 FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
+SEAM = 5 / 128  # of the tight crop's side, by which what was invented is grown: its seam is to be corrected too
 MOVING = ("shape", "expression", "head_rotation", "jaw_rotation", "camera")  # what a refiner may have to correct
 MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
 
@@ -130,22 +132,52 @@ class PreviewRefiner:
         if not any(np.any(getattr(source, name) != getattr(wanted, name)) for name in MOVING):
             return preview.image  # the light alone changes: there is nothing to correct
         inputs = self._crops.inputs(crop, source, wanted, preview)
-        change = (self.refine(inputs) - inputs.preview) * self._window[..., None]
-        back = alignment.invert(_scaled(self._crops.square(wanted), CROP_PX / len(crop)))
-        back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
-        size = (len(crop), len(crop))
-        whole = cv2.warpAffine(change, back, size, flags=cv2.INTER_CUBIC)
-        return np.asarray((preview.image + whole + 0.5).clip(0, 255).astype(np.uint8))
+        flow, change = self._correction(inputs)
+        square = _scaled(self._crops.square(wanted), CROP_PX / len(crop))
+        left, top, right, bottom = _covered(square, self.config.size, len(crop))
+        back = alignment.invert(square)
+        zoom = float(back[0, 0])
+        back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5 - (left, top)  # OpenCV's pixel centres are whole numbers
+        window, size = self._window[..., None], (right - left, bottom - top)
+        flow = cv2.warpAffine(flow * window * zoom, back, size, flags=cv2.INTER_LINEAR)
+        change = cv2.warpAffine(change * window, back, size, flags=cv2.INTER_CUBIC)
+        refined = preview.image.copy()
+        refined[top:bottom, left:right] = (_moved(preview.image, flow, (left, top)) + change + 0.5).clip(0, 255)
+        return refined
+
+    def refine(self, inputs: RefinerInputs) -> np.ndarray:
+        """(S, S, 3) float32 in [0, 255]: the tight crop of the preview, corrected."""
+        flow, change = self._correction(inputs)
+        return np.asarray((_moved(inputs.preview, flow) + change).clip(0, 255))
 
     @torch.inference_mode()
-    def refine(self, inputs: RefinerInputs) -> np.ndarray:
-        """(S, S, 3) float32 in [0, 255]: the tight crop of the preview with the network's change."""
+    def _correction(self, inputs: RefinerInputs) -> tuple[np.ndarray, np.ndarray]:
+        """Flow (S, S, 2), px, and change (S, S, 3), grey levels; of the latter what may be laid on."""
         pictures = np.dstack([inputs.preview, inputs.photograph, inputs.geometry]).astype(np.float32) / 127.5 - 1
         batch = torch.from_numpy(pictures).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
-        answer = self._network(batch, torch.from_numpy(inputs.code)[None])[0]
-        change = (answer.permute(1, 2, 0).numpy() + 1) * 127.5 - inputs.preview
-        low, features = cv2.GaussianBlur(change, (0, 0), LOW * len(change)), inputs.features[..., None]
-        return np.asarray((inputs.preview + low + features * (change - low)).clip(0, 255), np.float32)
+        answer = self._network(batch, torch.from_numpy(inputs.code)[None])
+        flow, change = (part[0].permute(1, 2, 0).numpy() for part in answer)
+        size = len(flow)
+        grown = cv2.dilate(inputs.geometry[..., 2], np.ones((round(SEAM * size) | 1,) * 2, np.uint8))
+        invented = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), LOW * size)
+        whole = np.maximum(inputs.features, invented)[..., None]
+        low = cv2.GaussianBlur(change, (0, 0), LOW * size)
+        return flow * (size / 2), (low + whole * (change - low)) * 127.5
+
+
+def _moved(picture: np.ndarray, flow: np.ndarray, start: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """(H, W, 3) what a picture shows where a flow (H, W, 2), px, points; the flow's corner is at `start` (x, y)."""
+    steps = (np.arange(first, first + n, dtype=np.float32) for first, n in zip(start, flow.shape[1::-1]))
+    columns, rows = np.meshgrid(*steps)
+    columns, rows = columns + flow[..., 0], rows + flow[..., 1]
+    return np.asarray(cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _covered(square: np.ndarray, size: int, side: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the pixels of a picture `side` px wide that a tight crop shows."""
+    corners = alignment.apply(alignment.invert(square), np.array([[0.0, 0.0], [size, size]]))
+    (left, top), (right, bottom) = np.floor(corners[0]), np.ceil(corners[1])
+    return tuple(int(np.clip(v, 0, side)) for v in (left, top, right, bottom))  # type: ignore[return-value]
 
 
 def _projected(head: Head, params: FaceParams) -> np.ndarray:

@@ -15,7 +15,7 @@ from pipelines.refine.loss import refiner_loss, region_psnr
 from rigface.errors import JobBroken, PlanError
 from rigface.face.head.open_head import OpenHead
 from rigface.model.checkpoint_folder import refiner_folder
-from rigface.refiner.network import load_refiner
+from rigface.refiner.network import Correction, load_refiner
 from rigface.refiner.regions import REGIONS
 from rigface.storage.store import Store
 from tests.pipelines.made_faces import dataset
@@ -77,6 +77,16 @@ def test_interrupted_run_ends_with_the_same_weights(config, finished, tmp_path, 
         torch.testing.assert_close(weights(run.out)[name], tensor, rtol=0, atol=1e-3)
 
 
+def test_run_starts_from_the_weights_named(config, finished, tmp_path):
+    start = str(refiner_folder(f"{config.out}/model"))
+    run = replace(untrained(config, tmp_path / "run"), start=start)
+    training = job.RefinerTraining(run, job.RefinerConfig(OpenHead.load().spec, 32), Store(run.out))
+    for name, tensor in weights(config.out).items():
+        torch.testing.assert_close(training.network.state_dict()[name], tensor)
+    with pytest.raises(PlanError, match="refiner of other settings"):
+        job.RefinerTraining(run, job.RefinerConfig(OpenHead.load().spec, 64), Store(run.out))
+
+
 def test_output_of_other_settings_is_refused(config, finished):
     with pytest.raises(PlanError, match="made with other refine"):
         job.refine(replace(config, settings=replace(SETTINGS, seed=1)), quiet)
@@ -94,7 +104,7 @@ def test_training_overfits_one_batch(config, finished):
     training = job.RefinerTraining(config, job.RefinerConfig(OpenHead.load().spec, 16), Store(config.out))
     for group in training.optimizer.param_groups:
         group["lr"] = 1e-3
-    before = float(refiner_loss(batch.preview, batch))
+    before = float(refiner_loss(nothing_but(batch, torch.zeros_like(batch.preview)), batch))
     for _ in range(100):
         loss = refiner_loss(training.network(batch.pictures, batch.code), batch)
         training.optimizer.zero_grad()
@@ -142,14 +152,30 @@ def made_batch(regions: torch.Tensor) -> Batch:
     return Batch(pictures, pictures, pictures, pictures, regions, torch.zeros(1, 8))
 
 
+def nothing_but(batch: Batch, change: torch.Tensor) -> Correction:
+    """A correction without a flow."""
+    return Correction(torch.zeros(len(change), 2, *change.shape[-2:]), change)
+
+
 def test_loss_counts_the_mouth_and_nearly_leaves_out_the_outside():
     regions = torch.zeros(1, 16, 16, dtype=torch.int64)
     regions[:, :, 8:] = REGIONS.index("mouth")
     batch = made_batch(regions)
     on_mouth, outside = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
     on_mouth[..., 10:14], outside[..., 2:6] = 0.5, 0.5
-    assert float(refiner_loss(batch.target, batch)) == 0
-    assert float(refiner_loss(on_mouth, batch)) > 10 * float(refiner_loss(outside, batch))
+    losses = [float(refiner_loss(nothing_but(batch, c), batch)) for c in (batch.target, on_mouth, outside)]
+    assert losses[0] == 0
+    assert losses[1] > 10 * losses[2]
+
+
+def test_loss_is_less_for_detail_in_a_wrong_place_than_for_none():
+    """An error of pixels alone would prefer the blur."""
+    regions = torch.full((1, 32, 32), REGIONS.index("mouth"))
+    stripes = torch.sin(torch.arange(32) * 2.0).expand(1, 3, 32, 32) * 0.5
+    batch = replace(made_batch(regions), preview=torch.zeros(1, 3, 32, 32), target=stripes)
+    misplaced, none = stripes.roll(1, -1) * 0.5, torch.zeros_like(stripes)
+    assert (misplaced - stripes).abs().mean() > 0.95 * (none - stripes).abs().mean()
+    assert refiner_loss(nothing_but(batch, misplaced), batch) < refiner_loss(nothing_but(batch, none), batch)
 
 
 def test_psnr_is_of_the_region_alone():

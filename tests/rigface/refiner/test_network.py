@@ -8,7 +8,7 @@ import torch
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.checkpoint import config_of
 from rigface.model.checkpoint_folder import refiner_folder
-from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, save_refiner
+from rigface.refiner.network import Correction, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.types import HeadSpec
 
 HEAD = HeadSpec("open", "1", 4, 6, 2, tuple("abcdef"))
@@ -19,7 +19,8 @@ SMALL = RefinerConfig(HEAD, size=32, widths=(8, 16), blocks=(1, 1))
 def folder(tmp_path):
     torch.manual_seed(0)
     network = RefinerNetwork(SMALL)
-    torch.nn.init.normal_(network.exit.weight, std=0.1)
+    for layer in (network.exit, network.motion):
+        torch.nn.init.normal_(layer.weight, std=0.1)
     save_refiner(tmp_path / "refiner", network, SMALL)
     return tmp_path / "refiner"
 
@@ -31,7 +32,23 @@ def inputs(count=2):
 
 def test_untrained_network_gives_the_preview():
     pictures, codes = inputs()
-    assert torch.equal(RefinerNetwork(SMALL)(pictures, codes), pictures[:, :3])
+    flow, change = RefinerNetwork(SMALL)(pictures, codes)
+    assert not flow.any()
+    assert not change.any()
+
+
+def test_correction_without_flow_and_change_is_the_preview():
+    preview = inputs()[0][:, :3]
+    nothing = Correction(torch.zeros(2, 2, 32, 32), torch.zeros(2, 3, 32, 32))
+    torch.testing.assert_close(nothing.of(preview), preview, atol=1e-5, rtol=0)
+
+
+def test_flow_points_to_where_the_preview_shows_a_pixel():
+    preview = inputs()[0][:, :3]
+    flow = torch.zeros(2, 2, 32, 32)
+    flow[:, 0], flow[:, 1] = 3 / 16, -2 / 16  # 3 px right, 2 up
+    moved = Correction(flow, torch.full_like(preview, 0.5)).of(preview)
+    torch.testing.assert_close(moved[..., 2:, :-3], preview[..., :-2, 3:] + 0.5, atol=1e-5, rtol=0)
 
 
 def test_saved_network_is_read_as_it_was(folder):
@@ -39,15 +56,16 @@ def test_saved_network_is_read_as_it_was(folder):
     assert config == SMALL
     again, _ = load_refiner(folder)
     pictures, codes = inputs()
-    output = network(pictures, codes)
-    assert torch.equal(output, again(pictures, codes))
-    assert not torch.equal(output, pictures[:, :3])
+    for part, same in zip(network(pictures, codes), again(pictures, codes)):
+        assert part.any()
+        assert torch.equal(part, same)
 
 
 def test_rows_do_not_change_each_other(folder):
     network, _ = load_refiner(folder)
     pictures, codes = inputs()
-    torch.testing.assert_close(network(pictures, codes)[1:], network(pictures[1:], codes[1:]))
+    for together, alone in zip(network(pictures, codes), network(pictures[1:], codes[1:])):
+        torch.testing.assert_close(together[1:], alone)
 
 
 def test_refiners_are_told_from_other_models(folder, tmp_path):
@@ -62,7 +80,7 @@ def test_refiners_are_told_from_other_models(folder, tmp_path):
     ("change", "message"),
     [
         ({"format": "other"}, "want format 'rigface-refiner'"),
-        ({"version": 2}, "want version 1, got 2"),
+        ({"version": 1}, "want version 2, got 1"),
         ({"widths": [8]}, "as many blocks as widths"),
         ({"size": 30}, "multiple of 4 px"),
         ({"blocks": [2, 1]}, r"encoder\.0\.1"),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from rigface.errors import BadCheckpoint
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Previewer
-from rigface.refiner.network import RefinerConfig, RefinerNetwork
+from rigface.refiner.network import FLOW_SCALE, RefinerConfig, RefinerNetwork
 from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, TightCrops
 from rigface.types import FaceParams
 
@@ -97,3 +98,21 @@ def test_refiner_of_another_head_is_refused():
     other = replace(config, head=replace(SPEC, expression=5))
     with pytest.raises(BadCheckpoint, match="5 expressions"):
         PreviewRefiner(RefinerNetwork(other), other)
+
+
+def test_flow_moves_the_preview_at_its_own_size():
+    wanted, crop = face(yaw=0.2), photograph(640)
+    preview = preview_of(crop, wanted)
+    made, config = network(0.0)
+    with torch.no_grad():
+        made.motion.bias[0] = 2 / 16 / FLOW_SCALE  # two of 32 px to the right
+    refined = PreviewRefiner(made, config)(crop, face(), wanted, preview)
+    square = TightCrops(32).square(wanted)
+    middle = ((16 - square[:, 2]) / square[0, 0] * 640 / 512).astype(int)
+    step = 2 / square[0, 0] * 640 / 512
+    rows = slice(middle[1] - 20, middle[1] + 20)
+    start = middle[0] - 20 + step
+    columns = np.tile(np.arange(start, start + 40), (40, 1)).astype(np.float32)
+    expected = cv2.remap(preview.image[rows], columns, np.mgrid[:40, :40][0].astype(np.float32), cv2.INTER_CUBIC)
+    np.testing.assert_allclose(refined[rows, middle[0] - 20 : middle[0] + 20], expected, atol=2)
+    assert np.array_equal(refined[:2], preview.image[:2])
