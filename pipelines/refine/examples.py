@@ -43,8 +43,9 @@ from rigface.face.controls.transfer import transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
+from rigface.face.reconstruction.parsers import load_parser
 from rigface.image import decode, decode_mask, encode_png
-from rigface.profile import ConditionSpec
+from rigface.profile import OWN, ConditionSpec
 from rigface.refiner.preview_refiner import RefinerInputs, TightCrops
 from rigface.refiner.regions import REGIONS, features_of, regions_of
 from rigface.storage import lock
@@ -173,14 +174,15 @@ class ComposeExamples:
         torch.set_num_threads(1)
         self._out, self._settings, self._bank = lock.follow(Store(out)), settings, bank
         self._faces, self._composer = FaceReader(Store(faces), head), ExampleComposer(settings.size)
+        self._parser = load_parser(OWN.parser)  # masks as edits have them, whatever the dataset's are
 
     def __call__(self, unit: str, plan: list[PlannedExample]) -> dict[str, int]:
         """Do one unit; counts of examples made and of those without a face."""
         rows = []
         self._faces.read({part for p in plan for part in (p.source_part, p.target_part)})
         for planned in plan:
-            target = self._faces.face(planned.target_part, planned.target_row)
-            source = self._faces.face(planned.source_part, planned.source_row)
+            target = self._face(planned.target_part, planned.target_row)
+            source = self._face(planned.source_part, planned.source_row)
             random = np.random.default_rng(planned.seed)
             example = self._composer.planned(planned.kind, source, target, self._bank, random)
             if example is None:
@@ -190,6 +192,10 @@ class ComposeExamples:
         if rows:
             self._out.publish(part_path(unit), parquet_bytes(pa.Table.from_pylist(rows)), replace=False)
         return {"units": 1, "examples": len(rows), "without a face": len(plan) - len(rows)}
+
+    def _face(self, part: str, row: int) -> Face:
+        face = self._faces.face(part, row)
+        return replace(face, mask=self._parser(face.crop, face.landmarks))
 
 
 def cells_of(example: RefinerExample) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rigface.refiner.regions import REGIONS
 WEIGHTS = {"outside": 0.05, "rim": 1.0, "face": 2.0, "eyes": 6.0, "mouth": 8.0}
 SMALL = 0.01  # below this, of a range of 2, the error counts by its square
 LEVELS = 3  # of the Laplacian pyramid
-DETAIL = 1.0  # weight of the amount of detail, relative to the error of its band
+DETAIL = 1.5  # weight of the amount of detail, relative to the error of its band
 DETAIL_LEVELS, NEIGHBOURHOOD = 2, 9  # bands whose amount counts, and px over which it is averaged
 ROUGHNESS = 0.5  # weight of the squared change of the flow from pixel to pixel, half a side is 1
 MIN_PIXELS = 30  # of a region, below which it is not measured
@@ -36,15 +36,16 @@ def refiner_loss(correction: Correction, batch: Batch) -> Tensor:
         bands = [x - _doubled(c) for x, c in ((output, coarse_output), (target, coarse_target))]
         loss = loss + _error(bands[0] - bands[1], weight)
         if level < DETAIL_LEVELS:
-            loss = loss + DETAIL * _error(_amount(bands[0]) - _amount(bands[1]), weight)
+            loss = loss + DETAIL * _error(_amount(bands[0], weight) - _amount(bands[1], weight), weight)
         output, target, weight = coarse_output, coarse_target, coarse_weight
     roughness = sum(correction.flow.diff(dim=axis).square().mean() for axis in (-2, -1))
     return loss + _error(output - target, weight) + ROUGHNESS * roughness
 
 
-def _amount(band: Tensor) -> Tensor:
-    """(N, 3, S, S) mean size of a band about each pixel."""
-    return F.avg_pool2d(band.abs(), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
+def _amount(band: Tensor, weight: Tensor) -> Tensor:
+    """(N, 3, S, S) weighted mean size of a band about each pixel."""
+    means = (F.avg_pool2d(x, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2) for x in (band.abs() * weight, weight))
+    return torch.div(*means)
 
 
 def _error(difference: Tensor, weight: Tensor) -> Tensor:
