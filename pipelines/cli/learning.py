@@ -79,10 +79,12 @@ class RefineCommand(RefineConfig):
     """Train the small network that corrects previews, on a tight crop of the face: lips, teeth, lids, cheeks.
 
     Single photographs suffice: the preview gives each another expression, and the network learns to bring it back.
-    Run the command again after a stop: it goes on.
+    Several photographs of a person teach more; --people says who is on which. Run the command again after a stop: it
+    goes on, and --steps may have changed.
 
-      rigface refine out/faces runs/mini
-      rigface edit photo.jpg out.png --checkpoint runs/mini/model --smile 0.6
+      rigface refine out/faces runs/mine --people portraits/people.csv
+      rigface refine out/faces runs/mine --start refiner --learning-rate 5e-4 --steps 1000
+      rigface edit photo.jpg out.png --checkpoint runs/mine/model --smile 0.6
     """
 
     def run(self) -> int:

@@ -96,8 +96,7 @@ class ExampleComposer:
     def pair(self, source: Face, target: Face) -> RefinerExample:
         """The edit that turns a frame into another one of the same input."""
         picture, _, shown = lay_over(source, target)
-        wanted = transfer(source.params, EditSpec(TAKE), OpenHead.load().spec, target.params)
-        wanted = replace(wanted, camera=moved(source, target))
+        wanted = self.wanted(source, target)
         preview = self._composer.preview(source.crop, source.params, wanted, source.mask)
         square, size = self._crops.square(wanted), self._crops.size
         landmarks = alignment.apply(alignment.compose(square, between(source, target)), target.landmarks)
@@ -107,6 +106,12 @@ class ExampleComposer:
             target=alignment.crop(picture, square, size),
             regions=np.where(reached, regions_of(landmarks, size), 0).astype(np.uint8),
         )
+
+    @staticmethod
+    def wanted(source: Face, target: Face) -> FaceParams:
+        """The coefficients of that edit, for the source's crop."""
+        copied = transfer(source.params, EditSpec(TAKE), OpenHead.load().spec, target.params)
+        return replace(copied, camera=moved(source, target))
 
     def photographs(self, source: Face, target: Face) -> RefinerExample:
         """The edit that turns a picture into another one of the same person; the truth in the preview's exposure."""
