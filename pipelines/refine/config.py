@@ -1,7 +1,7 @@
 """Settings of `refine`: examples from a dataset of faces, and the training of a refiner on them."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -51,7 +51,9 @@ class RefineConfig:
     weight_decay: float = 1e-2
     ema_decay: float = 0.999  # Decay of the weight average that is validated and exported.
     device: str = "auto"  # Of the training: cpu, cuda, or cuda if there is one.
-    bfloat16: bool = False  # Multiply in bfloat16: faster where the processor has AVX512-BF16 or AMX, and on GPUs.
+    number_format: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of the network's arithmetic; weights, optimizer and loss stay float32. auto: bfloat16 if the device has hardware
+    for it."""
     threads: int = 0  # CPU threads of the training; 0: torch's own choice.
     checkpoint_every: int = 100
     validate_every: int = 400

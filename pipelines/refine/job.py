@@ -41,6 +41,7 @@ from pipelines.train import metric_log
 from rigface.assets import find
 from rigface.errors import JobBroken, PlanError
 from rigface.model.ema import Average
+from rigface.model.number_format import autocast, autocast_dtype
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.storage import lock
 from rigface.storage.store import Store
@@ -150,7 +151,7 @@ class RefinerTraining:
             group["lr"] = self._rate()
         random = np.random.default_rng([self.config.settings.seed, self.step])  # the same batch after a resume
         batch = self._batches.draw(self.config.batch, random).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+        with autocast(autocast_dtype(self.config.number_format, self.device), self.device):
             correction = self.network(batch.pictures, batch.code)
         loss = refiner_loss(correction, batch)
         if not torch.isfinite(loss):

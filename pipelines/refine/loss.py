@@ -20,7 +20,7 @@ from rigface.refiner.regions import REGIONS
 WEIGHTS = {"outside": 0.05, "rim": 1.0, "face": 2.0, "eyes": 6.0, "mouth": 8.0}
 SMALL = 0.01  # below this, of a range of 2, the error counts by its square
 LEVELS = 3  # of the Laplacian pyramid
-DETAIL = 1.5  # weight of the amount of detail, relative to the error of its band
+DETAIL = 1.0  # weight of the amount of detail, relative to the error of its band
 DETAIL_LEVELS, NEIGHBOURHOOD = 2, 9  # bands whose amount counts, and px over which it is averaged
 ROUGHNESS = 0.5  # weight of the squared change of the flow from pixel to pixel, half a side is 1
 MIN_PIXELS = 30  # of a region, below which it is not measured

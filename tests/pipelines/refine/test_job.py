@@ -175,7 +175,7 @@ def test_loss_is_less_for_detail_in_a_wrong_place_than_for_a_blur():
     batch = replace(made_batch(regions), preview=torch.zeros_like(true), target=true)
     blurred, detailed = (float(refiner_loss(nothing_but(batch, share * misplaced), batch)) for share in (0, 0.5))
     assert (0.5 * misplaced - true).abs().mean() > 1.05 * true.abs().mean()  # pixels alone prefer the blur
-    assert detailed < 0.9 * blurred
+    assert detailed < 0.95 * blurred
 
 
 def test_psnr_is_of_the_region_alone():
