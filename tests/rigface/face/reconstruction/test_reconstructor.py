@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rigface.colour import LUMINANCE
+from rigface.colour import LUMINANCE, ita_deg
 from rigface.face.geometry.rotation import from_degrees, to_degrees, to_matrix
 from rigface.face.head.open_head import TONE_STD, TONES, OpenHead
 from rigface.face.reconstruction.appearance import sample_colours
@@ -134,6 +134,12 @@ def test_dark_and_pale_skin_beside_white_paper_read_as_they_are(model, luminance
     assert model.skin_colour(found.albedo)[0] @ LUMINANCE == pytest.approx(luminance, rel=0.15)
     assert np.abs(seen_shading(found.light[0]) / seen_shading(light) - 1).mean() < 0.2
     assert across(found.light[0]) == pytest.approx(across(light), abs=10)
+
+
+def test_skin_is_the_same_in_different_lights(model):
+    lights = (lit_from(0.9, 0.3, 0.5), lit_from(-0.9, 0.5, 0.2, strength=0.3), lit_from(0.0, 0.2, 0.5, strength=0.5))
+    found = reconstruct(*(portrait(model, light, skin_of(model, 0.15)) for light in lights)).params
+    assert np.ptp(ita_deg(model.skin_colour(found.albedo))) < 8
 
 
 def test_mirrored_image_mirrors_the_light(model, plain):
