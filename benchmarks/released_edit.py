@@ -42,7 +42,8 @@ from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.rendering import rasterizer, renderer
 from rigface.image import resized, to_tensor
 from rigface.metrics.image import psnr
-from rigface.model.checkpoint import RELEASED, fresh
+from rigface.model.checkpoint import fresh
+from rigface.model.model_config import RELEASED
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import make_scheduler, seeded
 from rigface.model_editor import ModelEditor

@@ -44,8 +44,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     from pipelines.examples.config import EncodeConfig
     from pipelines.examples.encode import encode
     from rigface.model import checkpoint
-    from rigface.model.diffusion import Process
-    from rigface.model.model_config import ModelConfig
+    from rigface.model.model_config import ModelConfig, Process
     from rigface.testing import fake_examples
 
     config = ModelConfig(

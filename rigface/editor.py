@@ -29,6 +29,7 @@ from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.rendering.lighting import light_direction
 from rigface.model.checkpoint_folder import refiner_folder
+from rigface.model.model_config import config_of
 from rigface.model_editor import ModelEditor, check_head
 from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.refiner.preview_refiner import PreviewRefiner
@@ -283,8 +284,6 @@ def profile_of(checkpoint: str) -> FaceProfile:
     """The profile that a checkpoint, or the preview, wants faces to be analysed with; raises as `config_of`."""
     if checkpoint == PREVIEW or refiner_folder(checkpoint) is not None:
         return OWN
-    from rigface.model.checkpoint import config_of
-
     return config_of(checkpoint).profile
 
 

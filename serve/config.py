@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from rigface.model.checkpoint_folder import refiner_folder
+from rigface.model.model_config import config_of
 from rigface.profile import FaceProfile
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
@@ -75,11 +76,9 @@ class ServiceConfig(BaseModel):
 
     def check(self) -> None:
         """Raise what a replica would raise at its start, late and at length: a checkpoint or a list that is missing."""
-        from rigface.model import checkpoint
-
         for name in self.checkpoints().values():
             if not name.startswith("s3://") and refiner_folder(name) is None:
-                checkpoint.config_of(name)
+                config_of(name)
         self.policy()
 
     def open_audit_log(self) -> AuditLog | None:

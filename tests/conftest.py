@@ -103,8 +103,7 @@ def mini(tmp_path_factory, monkeypatch) -> Path:
     """An untrained `mini` of 64 px, under that name in child processes too; it gives the preview back."""
     from rigface.face.head.open_head import OpenHead
     from rigface.model import checkpoint
-    from rigface.model.diffusion import Process
-    from rigface.model.model_config import ModelConfig
+    from rigface.model.model_config import ModelConfig, Process
 
     folder = tmp_path_factory.mktemp("assets")
     process = Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1)

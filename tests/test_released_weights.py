@@ -15,8 +15,7 @@ import pytest
 
 from pipelines.cli.main import main
 from rigface.image import decode, encode_png
-from rigface.model.checkpoint import RELEASED
-from rigface.model.model_config import ModelConfig
+from rigface.model.model_config import RELEASED, ModelConfig
 from rigface.video.decode import read_frames
 
 CLIP = Path(__file__).parent / "fixtures" / "clip.mp4"

@@ -18,7 +18,7 @@ from rich.table import Table
 from pipelines.assets.recognition import Found, search
 from rigface.assets import ASSETS
 from rigface.face.head.flame import licence_of
-from rigface.model.checkpoint import RELEASED
+from rigface.model.model_config import RELEASED
 
 ADOPTED = "adopted"
 MODELS_OF_FLAME = ASSETS["flame"].holds

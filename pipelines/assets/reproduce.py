@@ -24,7 +24,7 @@ from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import resized
 from rigface.metrics.image import psnr
-from rigface.model.checkpoint import RELEASED
+from rigface.model.model_config import RELEASED
 from rigface.types import CROP_PX, Face, FaceParams
 
 MAX_CODE_DIFFERENCE = 0.05  # mean, of numbers whose mean size is 0.75

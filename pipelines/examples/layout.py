@@ -87,8 +87,9 @@ def examples_hash(source: Store) -> str:
 
 def autoencoder_place(name: str) -> Path:
     """Folder of an autoencoder, its `vae/`, or a `.safetensors` file, or MissingAsset; `mini` is that which ships."""
-    from rigface.model.checkpoint import is_released, sd15_beside
+    from rigface.model.checkpoint import sd15_beside
     from rigface.model.checkpoint_folder import folder_of
+    from rigface.model.model_config import is_released
 
     place = folder_of(name)
     if name and is_released(name):

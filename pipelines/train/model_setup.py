@@ -26,9 +26,8 @@ from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.checkpoint_folder import is_sd15
-from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
-from rigface.model.model_config import ModelConfig
+from rigface.model.model_config import ModelConfig, Process, is_released
 from rigface.model.number_format import autocast_dtype
 from rigface.model.stable_diffusion import load_vae
 from rigface.model.unets import RigFaceModel, build, network
@@ -57,7 +56,7 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
     # A released model keeps the layer of its own codes; on a head's own expressions it begins at zero.
-    if is_sd15(config.start) or (checkpoints.is_released(config.start) and spec.expression_field == "expression"):
+    if is_sd15(config.start) or (is_released(config.start) and spec.expression_field == "expression"):
         return {"expression": spec.expression_size}
     return {}
 

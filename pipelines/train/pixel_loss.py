@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, predict
+from rigface.model.diffusion import Draw, Predict, clean_estimate, predict
 from rigface.model.latents import LatentExample, decode
+from rigface.model.model_config import Process
 
 SMALL = 0.1
 """Threshold of the Huber error, of a picture's range. A preview is right almost everywhere, and absolute error would

@@ -10,8 +10,7 @@ from pipelines.examples.pair import pair
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.model import checkpoint
-from rigface.model.model_config import ModelConfig
+from rigface.model.model_config import ModelConfig, config_of
 from rigface.profile import PROFILES
 from rigface.storage.store import Store
 
@@ -25,7 +24,7 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
     if has_examples(given) or not next(iter(given.paths("faces", ".parquet")), None):
         return config.examples
     is_scratch = config.start == "scratch"
-    model = ModelConfig(size=128, render_style="texture") if is_scratch else checkpoint.config_of(config.start)
+    model = ModelConfig(size=128, render_style="texture") if is_scratch else config_of(config.start)
     pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
     count = min(MAX_PAIRS, max(MIN_PAIRS, 2 * config.steps * config.batch * config.micro_batches))
     few_people = people_in(given) < MIN_PEOPLE

@@ -25,31 +25,29 @@ from torch import Tensor
 
 from rigface import assets
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
-from rigface.model.checkpoint_folder import folder_of, is_sd15
-from rigface.model.diffusion import Process
-from rigface.model.model_config import ModelConfig
+from rigface.model.checkpoint_folder import folder_of, is_sd15, read_json
+from rigface.model.model_config import (
+    UPSTREAM_PROMPT,
+    ModelConfig,
+    Process,
+    config_of,
+    has_released_layout,
+    tiny_config,
+)
 from rigface.model.stable_diffusion import load_text, load_unet, load_vae
-from rigface.model.text import UPSTREAM_PROMPT, TextEncoder, has_text_encoder
+from rigface.model.text import TextEncoder, has_text_encoder
 from rigface.model.unets import RigFaceModel, build, network, widen
 from rigface.model.weights import (
     PICKLES,
     WEIGHTS,
     compare,
     fill,
-    read_json,
     read_safetensors,
     read_weights,
     write_safetensors,
 )
-from rigface.profile import OWN, PROFILES
-from rigface.types import BFM_EXPRESSION, HeadSpec
-
-RELEASED = ModelConfig(  # of the released RigFace weights; their authors' sampler is UniPC with 50 steps
-    Process(scheduler="dpm++", steps=10),
-    expression_field="bfm_expression",
-    prompt=UPSTREAM_PROMPT,
-    profile=PROFILES["rigface"],
-)
+from rigface.profile import OWN
+from rigface.types import BFM_EXPRESSION
 
 
 @dataclass(eq=False)
@@ -79,34 +77,7 @@ def start(name: str, **options: Any) -> Checkpoint:
     if is_sd15(name):
         return from_sd15(folder_of(name), **options)
     folder = folder_of(name)
-    return load_upstream(folder, **options) if _is_released(folder) else load(folder, **options)
-
-
-def is_released(name: str) -> bool:
-    """True if the name means a folder in the released RigFace layout; raises as `folder_of`."""
-    return name != "tiny" and not is_sd15(name) and _is_released(folder_of(name))
-
-
-def _is_released(folder: Path) -> bool:
-    """The own layout has a default text; a config.json beside released weights only says what they mean."""
-    return (folder / "unet_id").is_dir() and not (folder / "default_text.safetensors").is_file()
-
-
-def config_of(name: str) -> ModelConfig:
-    """Config of a checkpoint, without reading its weights; that of the released weights if a folder has none.
-
-    MissingAsset if it is not there, BadCheckpoint if its config.json is of another kind.
-    """
-    if name == "tiny":
-        return _tiny_config()
-    if is_sd15(name):
-        return ModelConfig()
-    folder = folder_of(name)
-    if (folder / "config.json").is_file():
-        return ModelConfig.from_json(read_json(folder / "config.json"))
-    if _is_released(folder):
-        return RELEASED
-    raise MissingAsset(f"{folder} is no checkpoint: it has neither config.json nor unet_id/")
+    return load_upstream(folder, **options) if has_released_layout(folder) else load(folder, **options)
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -202,13 +173,8 @@ def from_sd15(
 
 def tiny(expression: int = 52, size: int = 32, seed: int = 0, **process: Any) -> Checkpoint:
     """Random toy networks for tests: 32 px pictures in milliseconds. `process` has settings such as `kind="bridge"`."""
-    config = _tiny_config(expression, size, **process)
+    config = tiny_config(expression, size, **process)
     return fresh(config, (16, 32), (8, 16), expression=expression, text=(7, 24), heads=4, layers=1, groups=4, seed=seed)
-
-
-def _tiny_config(expression: int = 52, size: int = 32, **process: Any) -> ModelConfig:
-    head = HeadSpec("fake", "0", shape=4, expression=expression, albedo=3)
-    return ModelConfig(Process(**{"steps": 3, **process}), head=head, size=size)
 
 
 def fresh(

@@ -5,8 +5,10 @@ Path: `--checkpoint NAME` -> `folder_of` -> `checkpoint.start`, `refiner.load_re
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rigface import assets
+from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.storage.model_cache import fetched
 from rigface.storage.versions import newest_version
 
@@ -49,3 +51,14 @@ def refiner_folder(name: str) -> Path | None:
     except (OSError, ValueError, AttributeError):
         return None
     return folder if is_refiner else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object; MissingAsset if it is not there, BadCheckpoint if it is no JSON."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text())
+        return result
+    except FileNotFoundError as error:
+        raise MissingAsset(f"{file} is not there") from error
+    except ValueError as error:
+        raise BadCheckpoint(f"{file} is no JSON: {error}") from error

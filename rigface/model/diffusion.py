@@ -27,46 +27,26 @@ import torch
 from torch import Tensor
 
 from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.model_config import Process
 from rigface.model.unets import DROPPABLE
-
-KINDS = ("epsilon", "v_prediction", "sample", "bridge")
 
 Predict = Callable[..., Tensor]
 """`RigFaceModel.forward` or anything around it (DDP, autocast, compiled): what both loss and samplers call."""
 
 
-@dataclass(frozen=True)
-class Process:
-    """The process that the network was trained to reverse; ValueError for an unknown kind or a number out of range."""
-
-    kind: str = "epsilon"  # one of `KINDS`
-    train_timesteps: int = 1000  # T; the network is told t in [0, T]
-    beta_start: float = 0.00085  # of the scaled-linear schedule; unused by the bridge
-    beta_end: float = 0.012
-    bridge_noise: float = 0.3  # standard deviation of the noise on the bridge's start, in scaled latent units
-    latent_scale: float = 0.18215  # the VAE's scaling factor, from condition latents to the denoised ones
-    scheduler: str = "dpm++"  # default of sampling
-    steps: int = 16  # default of sampling
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"Process.kind: want one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.train_timesteps < 2 or self.steps < 1 or self.latent_scale <= 0 or self.bridge_noise < 0:
-            raise ValueError(f"Process: a number is out of range: {self}")
-
-    def coefficients(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """a(t), b(t), each (B, 1, 1, 1) float32, for timesteps (B,), which may lie between two integers."""
-        t = timestep.double()
-        if self.kind == "bridge":
-            b = t / self.train_timesteps
-            a = 1 - b
-        else:
-            abar = _alphas_cumprod(self).to(t.device)
-            t = t.clamp(0, self.train_timesteps - 1)
-            low = t.floor().long()
-            mixed = torch.lerp(abar[low], abar[(low + 1).clamp(max=self.train_timesteps - 1)], t - low)
-            a, b = mixed.sqrt(), (1 - mixed).sqrt()
-        return a.float()[:, None, None, None], b.float()[:, None, None, None]
+def coefficients(process: Process, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """a(t), b(t), each (B, 1, 1, 1) float32, for timesteps (B,), which may lie between two integers."""
+    t = timestep.double()
+    if process.kind == "bridge":
+        b = t / process.train_timesteps
+        a = 1 - b
+    else:
+        abar = _alphas_cumprod(process).to(t.device)
+        t = t.clamp(0, process.train_timesteps - 1)
+        low = t.floor().long()
+        mixed = torch.lerp(abar[low], abar[(low + 1).clamp(max=process.train_timesteps - 1)], t - low)
+        a, b = mixed.sqrt(), (1 - mixed).sqrt()
+    return a.float()[:, None, None, None], b.float()[:, None, None, None]
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +64,7 @@ def start(process: Process, conditions: LatentConditions, noise: Tensor) -> Tens
 
 def mix(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Tensor:
     """x_t from x0 (B, 4, h, w), start (B, 4, h, w) and t (B,)."""
-    a, b = process.coefficients(timestep)
+    a, b = coefficients(process, timestep)
     return a * clean + b * begin
 
 
@@ -96,13 +76,13 @@ def prediction_target(process: Process, clean: Tensor, begin: Tensor, timestep: 
         return clean
     if process.kind == "bridge":
         return begin - clean
-    a, b = process.coefficients(timestep)
+    a, b = coefficients(process, timestep)
     return a * begin - b * clean
 
 
 def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
     """x0 as implied by the network's answer at x_t; the preview of an unfinished edit."""
-    a, b = process.coefficients(timestep)
+    a, b = coefficients(process, timestep)
     if process.kind == "epsilon":
         return (noisy - b * answer) / a
     if process.kind == "sample":
@@ -114,7 +94,7 @@ def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Te
 
 def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
     """a s - b x0 from an x0 answer, as every scheduler supports it, while few support `sample`."""
-    a, b = process.coefficients(timestep)
+    a, b = coefficients(process, timestep)
     return (a * noisy - answer) / b
 
 
@@ -122,7 +102,7 @@ def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
     """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones if gamma is 0."""
     if gamma <= 0:
         return torch.ones(timestep.shape[0], device=timestep.device)
-    a, b = (c.flatten() for c in process.coefficients(timestep))
+    a, b = (c.flatten() for c in coefficients(process, timestep))
     if process.kind == "bridge":
         return 3 * b**2  # 1 on average over t
     snr = (a / b) ** 2

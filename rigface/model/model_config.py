@@ -1,21 +1,43 @@
-"""Configuration of a checkpoint, the content of its `config.json`.
+"""Configuration of a checkpoint, the content of its `config.json`; imports no network and no torch.
 
-Path: `checkpoint.save` -> config.json -> `ModelConfig` -> Composer, pipeline, training.
+Path: `checkpoint.save` -> config.json -> `ModelConfig` -> Composer, pipeline, training. `config_of` finds it by name.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rigface.errors import BadCheckpoint
-from rigface.model.checkpoint_folder import REFINER_FORMAT
-from rigface.model.diffusion import Process
-from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
+from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.model.checkpoint_folder import CONFIG, REFINER_FORMAT, folder_of, is_sd15, read_json
+from rigface.profile import OWN, PROFILES, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
 from rigface.types import HeadSpec
 
 FORMAT = "rigface-model"
 VERSION = 1
+KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
+UPSTREAM_PROMPT = "A close up of a person."  # the one sentence that RigFace was trained on
+
+
+@dataclass(frozen=True)
+class Process:
+    """The process that the network was trained to reverse; ValueError for an unknown kind or a number out of range."""
+
+    kind: str = "epsilon"  # one of `KINDS`
+    train_timesteps: int = 1000  # T; the network is told t in [0, T]
+    beta_start: float = 0.00085  # of the scaled-linear schedule; unused by the bridge
+    beta_end: float = 0.012
+    bridge_noise: float = 0.3  # standard deviation of the noise on the bridge's start, in scaled latent units
+    latent_scale: float = 0.18215  # the VAE's scaling factor, from condition latents to the denoised ones
+    scheduler: str = "dpm++"  # default of sampling
+    steps: int = 16  # default of sampling
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Process.kind: want one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.train_timesteps < 2 or self.steps < 1 or self.latent_scale <= 0 or self.bridge_noise < 0:
+            raise ValueError(f"Process: a number is out of range: {self}")
 
 
 @dataclass(frozen=True)
@@ -67,3 +89,43 @@ class ModelConfig:
             return ModelConfig(process, head, **values, profile=profile)
         except (TypeError, ValueError) as error:
             raise BadCheckpoint(f"config.json: {error}") from error
+
+
+RELEASED = ModelConfig(  # of the released RigFace weights; their authors' sampler is UniPC with 50 steps
+    Process(scheduler="dpm++", steps=10),
+    expression_field="bfm_expression",
+    prompt=UPSTREAM_PROMPT,
+    profile=PROFILES["rigface"],
+)
+
+
+def is_released(name: str) -> bool:
+    """True if the name means a folder in the released RigFace layout; raises as `folder_of`."""
+    return name != "tiny" and not is_sd15(name) and has_released_layout(folder_of(name))
+
+
+def has_released_layout(folder: Path) -> bool:
+    """The own layout has a default text; a config.json beside released weights only says what they mean."""
+    return (folder / "unet_id").is_dir() and not (folder / "default_text.safetensors").is_file()
+
+
+def config_of(name: str) -> ModelConfig:
+    """Config of a checkpoint, without reading its weights; that of the released weights if a folder has none.
+
+    MissingAsset if it is not there, BadCheckpoint if its config.json is of another kind.
+    """
+    if name == "tiny":
+        return tiny_config()
+    if is_sd15(name):
+        return ModelConfig()
+    folder = folder_of(name)
+    if (folder / CONFIG).is_file():
+        return ModelConfig.from_json(read_json(folder / CONFIG))
+    if has_released_layout(folder):
+        return RELEASED
+    raise MissingAsset(f"{folder} is no checkpoint: it has neither config.json nor unet_id/")
+
+
+def tiny_config(expression: int = 52, size: int = 32, **process: Any) -> ModelConfig:
+    head = HeadSpec("fake", "0", shape=4, expression=expression, albedo=3)
+    return ModelConfig(Process(**{"steps": 3, **process}), head=head, size=size)

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from rigface.errors import BadEdit
 from rigface.model.attention import ReferenceTokens
-from rigface.model.diffusion import Predict, Process, clean_estimate, start, velocity
+from rigface.model.diffusion import Predict, clean_estimate, start, velocity
 from rigface.model.latents import LatentConditions
+from rigface.model.model_config import Process
 from rigface.model.unets import DROPPABLE
 
 NOISE_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -25,9 +25,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+from rigface.model.checkpoint_folder import read_json
 from rigface.model.text import TextEncoder, has_text_encoder
 from rigface.model.unets import network
-from rigface.model.weights import WEIGHTS, fill, read_json, read_safetensors, read_weights, variant_of
+from rigface.model.weights import WEIGHTS, fill, read_safetensors, read_weights, variant_of
 
 _unet_to_diffusers: Any = convert_ldm_unet_checkpoint  # the library's functions have no types
 _vae_to_diffusers: Any = convert_ldm_vae_checkpoint

@@ -17,8 +17,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from rigface.errors import MissingAsset
+from rigface.model.model_config import UPSTREAM_PROMPT
 
-UPSTREAM_PROMPT = "A close up of a person."
 _CLIP_VOCABULARY = 49_408  # its last two tokens are start and end
 _KNOWN = {"": (), UPSTREAM_PROMPT: (320, 2660, 705, 539, 320, 2533, 269)}  # CLIP's tokens of the standard prompts
 

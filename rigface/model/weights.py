@@ -5,11 +5,9 @@ Path: safetensors (or a released `.bin`, read as bare tensors) -> names and tens
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -78,17 +76,6 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dt
     file.chmod(
         file.parent.stat().st_mode & 0o666
     )  # readable for all who can read the folder; the library makes it private
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object; MissingAsset if it is not there, BadCheckpoint if it is no JSON."""
-    try:
-        result: dict[str, Any] = json.loads(file.read_text())
-        return result
-    except FileNotFoundError as error:
-        raise MissingAsset(f"{file} is not there") from error
-    except ValueError as error:
-        raise BadCheckpoint(f"{file} is no JSON: {error}") from error
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rigface.edits import PREVIEW
-from rigface.model.checkpoint_folder import folder_of, refiner_folder
+from rigface.model.checkpoint_folder import folder_of, read_json, refiner_folder
 from rigface.model.model_config import ModelConfig
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import SamplingBatch, SamplingState
-from rigface.model.weights import read_json
 from rigface.profile import ConditionSpec
 from serve.messages import SampledImage, SampleRequest, Step
 from serve.problems import ApiError

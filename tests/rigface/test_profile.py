@@ -3,8 +3,7 @@
 import pytest
 
 from rigface.errors import BadCheckpoint
-from rigface.model.checkpoint import RELEASED
-from rigface.model.model_config import ModelConfig
+from rigface.model.model_config import RELEASED, ModelConfig
 from rigface.profile import OWN, PROFILES, ConditionSpec, FaceProfile
 
 

@@ -14,6 +14,7 @@ import torch
 from pipelines.assets.adoption import adopt
 from rigface import assets
 from rigface.model import checkpoint
+from rigface.model.model_config import RELEASED, config_of
 from rigface.testing.official import networks
 from rigface.testing.official.downloads import write_downloads
 from tests.rigface.face import made_weights
@@ -43,7 +44,7 @@ def test_all_downloads_are_found_by_their_asset_names(downloads, tmp_path, monke
 
 def test_released_networks_get_a_config_with_their_profile(downloads, tmp_path):
     adopt((downloads / "pre_trained",), tmp_path)
-    assert checkpoint.config_of(str(tmp_path / "rigface")) == checkpoint.RELEASED
+    assert config_of(str(tmp_path / "rigface")) == RELEASED
     (tmp_path / "rigface" / "config.json").write_text("own")
     adopt((downloads / "pre_trained",), tmp_path)
     assert (tmp_path / "rigface" / "config.json").read_text() == "own"

@@ -15,7 +15,7 @@ from rigface.errors import PlanError
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.steps import align
 from rigface.image import encode_png
-from rigface.model.checkpoint import RELEASED
+from rigface.model.model_config import RELEASED
 from rigface.testing.official.downloads import write_downloads
 from rigface.types import FaceParams
 from rigface.video.decode import read_frames

@@ -27,8 +27,7 @@ from rigface.face.controls.transfer import light_coefficients
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
 from rigface.model import checkpoint
-from rigface.model.diffusion import Process
-from rigface.model.model_config import ModelConfig
+from rigface.model.model_config import ModelConfig, Process
 from rigface.storage.store import Store
 from rigface.types import FaceParams
 from tests.pipelines.made_faces import dataset

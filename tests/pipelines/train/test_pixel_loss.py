@@ -5,8 +5,9 @@ import torch
 
 from pipelines.train.pixel_loss import decoded_loss, picture_loss
 from rigface.model import checkpoint
-from rigface.model.diffusion import NO_DROPOUT, Draw, Process, draw, start
+from rigface.model.diffusion import NO_DROPOUT, Draw, draw, start
 from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.model_config import Process
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from pipelines.train.job import train
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import encode_png
 from rigface.model import checkpoint
+from rigface.model.model_config import config_of
 from rigface.storage import lock, model_cache
 from rigface.storage.store import Store
 from rigface.storage.versions import newest_version
@@ -99,7 +100,7 @@ def test_folder_is_fetched_once_and_again_after_a_change(bucket, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(model_cache, "_fetch", lambda *_: pytest.fail("fetched twice"))
         assert checkpoint.folder_of(uri) == place
-        assert checkpoint.config_of(uri) == checkpoint.config_of(str(tmp_path / "tiny"))
+        assert config_of(uri) == config_of(str(tmp_path / "tiny"))
         assert autoencoder_place(uri) == place / "vae"
         assert fingerprint(uri) == fingerprint(str(tmp_path / "tiny"))
     store.publish("config.json", store.read("config.json") + b"\n")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model import checkpoint
 from rigface.model.checkpoint import ModelConfig
-from rigface.model.diffusion import Process
+from rigface.model.model_config import Process
 from rigface.model.weights import WEIGHTS, read_weights
 from rigface.types import HeadSpec
 

@@ -10,8 +10,9 @@ from peft import PeftModel
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model import checkpoint, finetuning
-from rigface.model.diffusion import Dropout, Process
+from rigface.model.diffusion import Dropout
 from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.model_config import Process
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.unets import RigFaceModel
 from tests.rigface.model.conftest import denoising_loss

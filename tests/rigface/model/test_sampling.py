@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rigface.model.attention import ReferenceTokens
-from rigface.model.diffusion import KINDS, Process, clean_estimate, mix, prediction_target
+from rigface.model.diffusion import clean_estimate, coefficients, mix, prediction_target
 from rigface.model.latents import LatentConditions
+from rigface.model.model_config import KINDS, Process
 from rigface.model.sampling import (
     FLOW_SCHEDULERS,
     NOISE_SCHEDULERS,
@@ -38,7 +39,7 @@ def oracle(process: Process, clean: torch.Tensor):
     """A network that knows the picture and predicts accordingly."""
 
     def predict(latents, timestep, *_, **__):
-        a, b = process.coefficients(timestep)
+        a, b = coefficients(process, timestep)
         return prediction_target(process, clean.expand_as(latents), (latents - a * clean) / b, timestep)
 
     return predict

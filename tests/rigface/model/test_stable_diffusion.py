@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model import checkpoint
 from rigface.model.latents import encode
+from rigface.model.model_config import UPSTREAM_PROMPT
 from rigface.model.stable_diffusion import load_text, load_unet, load_vae
-from rigface.model.text import UPSTREAM_PROMPT, TextEncoder
+from rigface.model.text import TextEncoder
 from rigface.model.unets import network, stock
 from rigface.model.weights import WEIGHTS
 from rigface.testing.official import diffusion

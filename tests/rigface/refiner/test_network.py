@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rigface.errors import BadCheckpoint, MissingAsset
-from rigface.model.checkpoint import config_of
 from rigface.model.checkpoint_folder import refiner_folder
+from rigface.model.model_config import config_of
 from rigface.refiner.network import Correction, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.types import HeadSpec
 
