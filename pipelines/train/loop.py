@@ -23,6 +23,7 @@ from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
 from pipelines.train.pixel_loss import decoded_loss
+from pipelines.train.step_progress import StepProgress
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.errors import JobBroken
@@ -70,6 +71,8 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     skipped = in_a_row = 0
     if state.step == 0 and state.step < config.steps:
         numbers |= validation.run(state, log)
+    shows = backend.rank == 0 and config.log_format == "text"  # json has lines of its own on standard error
+    progress = StepProgress(state.step, config.steps) if shows else None
     for step, examples, wait in batches:
         clock = time.perf_counter()
         loss = _step(state, examples, micro_batches, passes, step)
@@ -83,9 +86,13 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             line |= {"skipped_steps": skipped}
         numbers |= {"step": step, **line}
         metrics.step_of(backend.rank, step, loss, took, wait, config.batch * len(micro_batches))
+        if progress is not None:
+            progress.add(step, loss)
         stop = step >= config.steps or _is_time_up(config, backend, began, device)
         log.add({**line, "learning_rate": state.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if in_a_row >= MAX_SKIPPED or (in_a_row and stop):
+            if progress is not None:
+                progress.close()
             log.close()
             raise JobBroken(
                 f"the loss or gradient of {in_a_row} steps in a row, up to step {step}, was not finite; they changed "
@@ -106,8 +113,12 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
                 backend.keep(step, numbers, state.save, last=stop)
         if step % config.validate_every == 0 or stop:
             export(state, store)
+        if progress is not None:
+            progress.pause()
         if stop:
             break
+    if progress is not None:
+        progress.close()
     log.close()
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
 
