@@ -10,7 +10,7 @@ Path: image -> FaceAnalyzer -> `transfer` -> Composer -> model, or the preview w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ import torch
 
 from rigface import assets
 from rigface.conditions import Composed, Composer
+from rigface.edit_warnings import EditWarning, edit_warnings
 from rigface.edits import PREVIEW, EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
@@ -56,6 +57,7 @@ class Edited:
     sources: list[Face]  # the faces before the edit
     asked_params: list[FaceParams]  # the coefficients that were drawn, for the edit to show what it asks for
     achieved_params: list[FaceParams | None]  # their coefficients measured on the result; None if there is no face now
+    warnings: list[list[EditWarning]] = field(default_factory=list)  # per face, what may look wrong
 
 
 class Editor:
@@ -186,7 +188,8 @@ class Editor:
         head = self.analyzer.head
         achieved_numbers = [None if params is None else numbers(params, edit, head) for params in achieved]
         asked_numbers = [numbers(p, edit, head, source.params) for source, p in zip(sources, asked)]
-        return Edited(out, crops, asked_numbers, achieved_numbers, sources, asked, achieved)
+        warnings = [edit_warnings(s, p, edit, head, image.shape[:2]) for s, p in zip(sources, asked)]
+        return Edited(out, crops, asked_numbers, achieved_numbers, sources, asked, achieved, warnings)
 
     def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
         """Coefficients to copy for each trait that the edit takes; a picture is analysed once.

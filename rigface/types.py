@@ -209,6 +209,7 @@ class Face:
     params: FaceParams  # its coefficients, no batch
     mask: Array  # (512, 512) uint8, 255 person, 0 background
     residual: float  # RMS distance of landmarks and fitted head, in outer-eye distances
+    confidence: float = float("nan")  # `Quality.confidence`, in [0, 1]; NaN: not measured
 
 
 @dataclass(frozen=True, eq=False)

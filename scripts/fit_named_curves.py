@@ -30,10 +30,10 @@ from rigface.face.geometry import alignment
 from rigface.storage.store import Store
 from rigface.types import Face
 
-CURVED = ("smile", "jaw_open")
+REACH = {"smile": 0.7, "jaw_open": 0.5}  # wanted change up to which a curve is straight; more would deform the face
+FLAT = (1.2, 0.15)  # up to this wanted change, hardly more is drawn: so much
 DRAWN, AZIMUTHS = (0.0, 0.5, 1.0, 1.5), (-80, -50, -25, 25, 50, 80)
 LARGE = 0.25  # of a change, from which its share that is found is clear of noise
-REACH = 0.7  # wanted change up to which a curve is straight
 CHECKED = [
     EditSpec(expression={"smile": 0.7}), EditSpec(expression={"smile": 0.3}), EditSpec(expression={"jaw_open": 0.5}),
     EditSpec(expression={"jaw_open": 0.25}), *(EditSpec(light=LightEdit(azimuth_deg=a)) for a in (-50, 30, 50)),
@@ -91,7 +91,7 @@ def read(editor: Editor, face: Face, drawn: EditSpec, named: EditSpec) -> dict[s
 
 def fit(editor: Editor, faces: list[Face]) -> None:
     """Print the tables."""
-    for name in CURVED:
+    for name, reach in REACH.items():
         named, changes = EditSpec(expression={name: 0.0}), []
         for face in faces:
             own = numbers(face.params, named, editor.analyzer.head)[name]
@@ -99,7 +99,7 @@ def fit(editor: Editor, faces: list[Face]) -> None:
                 axes = {axis: share * amount for axis, share in NAMED_EXPRESSIONS[name].items()}
                 if seen := read(editor, face, EditSpec(expression=axes), named):
                     changes.append((amount - own, seen[name] - own))
-        print(f"    {name!r}: {table(np.array(changes))},")
+        print(f"    {name!r}: {table(np.array(changes), reach)},")
     by_angle = defaultdict(list)
     for face in faces:
         for angle in AZIMUTHS:
@@ -111,7 +111,7 @@ def fit(editor: Editor, faces: list[Face]) -> None:
     print(f"AZIMUTH = {((0.0, 0.0), *middle, (180.0, 180.0))}")
 
 
-def table(changes: np.ndarray) -> tuple[tuple[float, float], ...]:
+def table(changes: np.ndarray, reach: float) -> tuple[tuple[float, float], ...]:
     """(wanted, drawn) from (drawn, found) changes (N, 2).
 
     What is found is a share of what is drawn, whatever the amount: one share for more, one for less of an expression.
@@ -119,7 +119,8 @@ def table(changes: np.ndarray) -> tuple[tuple[float, float], ...]:
     knots = [(-named_curves.FAR, -named_curves.FAR), (0.0, 0.0), (named_curves.FAR, named_curves.FAR)]
     for sign in (-1, 1):
         drawn, found = changes[sign * changes[:, 0] > LARGE].T
-        knots.append((sign * REACH, round(float(sign * REACH / np.median(found / drawn)), 2)))
+        most = round(float(reach / np.median(found / drawn)), 2)
+        knots += [(sign * reach, sign * most), (sign * FLAT[0], round(sign * (max(most, FLAT[0]) + FLAT[1]), 2))]
     return tuple(sorted(knots))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rigface.edit_warnings import EditWarning
 from rigface.edits import EditSpec
 from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
@@ -113,6 +114,7 @@ class Preview:
     data: bytes
     asked: list[dict[str, float]]
     seconds: dict[str, float]
+    warnings: list[list[EditWarning]] = field(default_factory=list)  # per edited face
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,7 @@ class FinishedEdit:
     data: bytes
     asked: list[dict[str, float]]
     achieved: list[dict[str, float] | None]
+    warnings: list[list[EditWarning]] = field(default_factory=list)  # per edited face
 
 
 @dataclass(frozen=True, eq=False)

@@ -301,6 +301,14 @@ class Reconstruction(BaseModel):
     )
 
 
+class Warned(BaseModel):
+    """A remark on an edit that may look wrong."""
+
+    code: str = Field(description="`unseen-side`, `cut-off`, `uncertain-face`, `too-much` or `no-colour`")
+    text: str = Field(description="one sentence")
+    holds: dict[str, tuple[float, float]] = Field({}, description="ranges of the edit's numbers without this warning")
+
+
 class EditResult(BaseModel):
     """An edited picture with measured values. Image responses have the same in `RigFace-*` headers."""
 
@@ -311,6 +319,7 @@ class EditResult(BaseModel):
     seed: int
     asked: list[Values] = Field(description="requested values, one row per edited face")
     achieved: list[Values | None] = Field(description="measured on the result; null if no face is found")
+    warnings: list[list[Warned]] = Field([], description="what may look wrong, per edited face")
     seconds: dict[str, float]
 
 

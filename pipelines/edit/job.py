@@ -18,7 +18,7 @@ from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
 from pipelines.edit.flags import parse_flags, parse_traits, save_edit
 from pipelines.edit.inputs import IMAGE_SUFFIXES, errors_named, kind_of, read_image
 from pipelines.edit.outputs import check_writable
-from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note, missing_note
+from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note, missing_note, warning_notes
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
@@ -95,6 +95,7 @@ def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Map
     notes = (
         *limit_note(config, len(edited.sources)),
         *fit_notes(edited.sources),
+        *warning_notes(edited.warnings),
         *(missing_note(edited.achieved_params) if is_measured else ()),
         *hints(config.engine, editor),
     )

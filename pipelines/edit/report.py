@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.edit.config import AnimateConfig, EditConfig, Engine
+from rigface.edit_warnings import EditWarning
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Number, achieved
@@ -105,6 +106,17 @@ def fit_notes(faces: Sequence[Face]) -> tuple[str, ...]:
         if face.residual > MAX_RESIDUAL:
             off = f"landmarks are off by {face.residual:.1%} of the eyes' distance"
             notes.append(f"{name} is fitted badly ({off}): the edit may be distorted")
+    return tuple(notes)
+
+
+def warning_notes(warnings: Sequence[Sequence[EditWarning]]) -> tuple[str, ...]:
+    """A line for each warning, with the ranges that would hold."""
+    notes = []
+    for number, found in enumerate(warnings):
+        for warning in found:
+            ranges = [f"{name.removesuffix('_deg')} {low:g} to {high:g}" for name, (low, high) in warning.holds.items()]
+            about = f"face {number}: " if len(warnings) > 1 else ""
+            notes.append(f"{about}{warning.text}" + (f" It would hold for {', '.join(ranges)}." if ranges else ""))
     return tuple(notes)
 
 

@@ -62,6 +62,7 @@ def _face_of(row: pa.Table, head: HeadSpec) -> Face:
         params=params,
         mask=decode_mask(cells["mask"]),
         residual=0.0,
+        confidence=float(row["confidence"][0].as_py() or "nan"),
     )
 
 

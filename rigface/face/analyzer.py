@@ -15,6 +15,7 @@ import numpy as np
 from rigface.errors import NoFace
 from rigface.face.detection.boxes import iou, landmark_box
 from rigface.face.detection.detector import Detector
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.profile_networks import (
     load_profile_detector,
     load_profile_parser,
@@ -23,7 +24,7 @@ from rigface.face.profile_networks import (
 )
 from rigface.face.reconstruction.protocol import Reconstructor
 from rigface.face.reconstruction.segmentation import Parser
-from rigface.face.steps import AlignedFaces, align, reconstruct, segment
+from rigface.face.steps import AlignedFaces, align, assess, reconstruct, segment
 from rigface.profile import OWN, CropRule, FaceProfile
 from rigface.types import CROP_PX, Detection, Face, FaceParams, HeadSpec
 
@@ -89,6 +90,9 @@ class FaceAnalyzer:
 
     def _analyzed(self, faces: AlignedFaces, frame_size: tuple[int, int]) -> list[Face]:
         fit = reconstruct(self.reconstructor, faces)
+        masks = [segment(self.parser, faces, i, frame_size) for i in range(len(faces))]
+        degrees = to_degrees(to_matrix(fit.params.head_rotation))
+        residuals = np.stack([fit.landmark_residual, fit.photometric_residual, fit.occlusion], axis=1)
         return [
             Face(
                 crop=crop,
@@ -96,8 +100,9 @@ class FaceAnalyzer:
                 box=faces.boxes[i],
                 landmarks=faces.landmarks[i],
                 params=fit.params.map(itemgetter(i)),
-                mask=segment(self.parser, faces, i, frame_size),
+                mask=masks[i],
                 residual=float(fit.landmark_residual[i]),
+                confidence=assess(faces, i, masks[i], degrees[i], residuals[i]).confidence,
             )
             for i, crop in enumerate(faces.crops)
         ]

@@ -25,7 +25,7 @@ KEY_OF_REQUEST = Header(
 REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}, "description": "id of the request in the log"}}
 RETRY = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "seconds"}}
 EDIT_HEADERS = {name: {"schema": {"type": "string"}} for name in (
-    "RigFace-Asked", "RigFace-Achieved", "RigFace-Seed", "RigFace-Model", "RigFace-Picture",
+    "RigFace-Asked", "RigFace-Achieved", "RigFace-Warnings", "RigFace-Seed", "RigFace-Model", "RigFace-Picture",
     "Server-Timing")}  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from serve.api import job_routes
 from serve.api.dependencies import ApiState, EditKey, MetricsKey, Services, State, VerifyKey, within
 from serve.api.middleware import GatewayMiddleware, noted, problem_response
 from serve.api.openapi import BODY, COMMON, EDIT_HEADERS, KEY_OF_REQUEST, binary, body, describe, responses
-from serve.inference.edit_service import MEDIA, EditPlan, server_timing, sse, wanted_type
+from serve.inference.edit_service import MEDIA, EditPlan, server_timing, sse, wanted_type, warnings_header
 from serve.problems import ApiError
 from serve.schemas import EditRequest, PictureRequest, PreviewRequest
 from serve.telemetry.metrics import GatewayMetrics
@@ -92,6 +92,7 @@ async def preview(request: Request, key: EditKey, api: State) -> Response:
     result = await api.soon(request, api.editing.preview(edit_input, key, request.state.request_id))
     headers = {
         "RigFace-Asked": json.dumps([{name: round(value, 4) for name, value in row.items()} for row in result.asked]),
+        "RigFace-Warnings": warnings_header(result.warnings),
         "RigFace-Picture": edit_input.picture,
         "Server-Timing": server_timing(result.seconds | {"total": time.monotonic() - began}),
         "Cache-Control": "no-store",

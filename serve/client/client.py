@@ -25,13 +25,23 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from rigface.extras import extra
 from rigface.host_environment import is_loopback
-from serve.schemas import EditProgress, EditResult, JobList, JobState, ModelInfo, Models, Reconstruction, Verified
+from serve.schemas import (
+    EditProgress,
+    EditResult,
+    JobList,
+    JobState,
+    ModelInfo,
+    Models,
+    Reconstruction,
+    Verified,
+    Warned,
+)
 
 with extra("client"):
     import httpx
@@ -66,6 +76,7 @@ class ClientResult:
     achieved: list[dict[str, float] | None]
     model: str
     seed: int
+    warnings: list[list[Warned]] = field(default_factory=list)  # per edited face, what may look wrong
 
 
 class Client:
@@ -271,7 +282,7 @@ def _job(answer: httpx.Response) -> JobState:
 def _result(content: str | bytes) -> ClientResult:
     found = EditResult.model_validate_json(content)
     image = base64.b64decode(found.image)
-    return ClientResult(image, found.media_type, found.asked, found.achieved, found.model, found.seed)
+    return ClientResult(image, found.media_type, found.asked, found.achieved, found.model, found.seed, found.warnings)
 
 
 def _refused(answer: httpx.Response) -> Refused:

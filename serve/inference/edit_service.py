@@ -12,10 +12,11 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from rigface.edit_warnings import EditWarning
 from rigface.edits import PREVIEW
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
@@ -23,7 +24,7 @@ from serve.limits import Limits
 from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import REFINER, DiffusionService, FaceService, chosen_model
-from serve.schemas import EditProgress, EditRequest, EditResult, Sampling
+from serve.schemas import EditProgress, EditRequest, EditResult, Sampling, Warned
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
@@ -66,6 +67,7 @@ class CompletedEdit:
     data: bytes = b""  # the encoded image
     asked: list[dict[str, float]] = field(default_factory=list)
     achieved: list[dict[str, float] | None] = field(default_factory=list)
+    warnings: list[list[EditWarning]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
 
     @property
@@ -78,6 +80,7 @@ class CompletedEdit:
             image=base64.b64encode(self.data).decode(), media_type=self.media_type,
             picture=self.plan.edit_input.picture, model=self.model, seed=self.plan.asked.seed,
             asked=_rounded(self.asked), achieved=_rounded(self.achieved),
+            warnings=[[Warned(**asdict(warning)) for warning in found] for found in self.warnings],
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
         )  # fmt: skip
 
@@ -86,6 +89,7 @@ class CompletedEdit:
         return {
             "RigFace-Asked": json.dumps(_rounded(self.asked)),
             "RigFace-Achieved": json.dumps(_rounded(self.achieved)),
+            "RigFace-Warnings": warnings_header(self.warnings),
             "RigFace-Seed": str(self.plan.asked.seed),
             "RigFace-Model": quote(self.model, safe=_HEADER_SAFE),  # headers are Latin-1
             "RigFace-Picture": self.plan.edit_input.picture,
@@ -182,6 +186,7 @@ class EditRunner:
                     self._services.audit_log(_entry(plan.key, edit_input, data, record))
                 raise
         completed.data, completed.asked, completed.achieved = finished.data, finished.asked, finished.achieved
+        completed.warnings = finished.warnings
         completed.seconds["total"] = time.monotonic() - began
         self._count(completed)
         await self._audit(_entry(plan.key, edit_input, completed.data, output_options.record))
@@ -233,6 +238,11 @@ def _entry(key: Key, edit_input: EditInput, data: bytes, record: dict[str, Any])
     more = {("request_id" if name == "request" else name): value for name, value in record.items()}
     hashes = {"in": edit_input.picture, "out": picture_id(data), "from": edit_input.traits}
     return {"key": key.id, **hashes, "edit": edit_input.edit.to_dict(), **more}
+
+
+def warnings_header(warnings: list[list[EditWarning]]) -> str:
+    """Warnings per face as a RigFace-Warnings header."""
+    return json.dumps([[asdict(warning) for warning in found] for found in warnings])
 
 
 def server_timing(seconds: dict[str, float]) -> str:

@@ -19,6 +19,7 @@ import torch
 
 from rigface.conditions import Composed as ComposedFace
 from rigface.conditions import Composer
+from rigface.edit_warnings import EditWarning, edit_warnings
 from rigface.editor import Editor, numbers, profile_of
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
@@ -231,7 +232,9 @@ class FaceWorker(FaceService):
         data = self._signer(image, _without_images(edit_input), output_options)
         times.append(time.perf_counter())
         seconds = dict(zip(("look", "warp", "sign"), np.diff(times).tolist()))
-        return Preview(data, _asked(edit_input, edits, self._own.head), seconds)
+        head = self._own.head
+        warnings = _warnings(edit_input, edits, head, analysis.image)
+        return Preview(data, _asked(edit_input, edits, head), seconds, warnings)
 
     def _edit(self, edit_input: EditInput, output_options: OutputOptions, refiner: str) -> FinishedEdit:
         self._faces.check_consent(edit_input)
@@ -288,7 +291,8 @@ class FaceWorker(FaceService):
         achieved = [None if p is None else numbers(p, edit_input.edit, editors.head) for p in measured]
         with tracing.span("sign", {tracing.FORMAT: output_options.format}):
             data = self._signer(image, edit_input, output_options)
-        return FinishedEdit(data, _asked(edit_input, edits, editors.head), achieved)
+        warnings = _warnings(edit_input, edits, editors.head, image)
+        return FinishedEdit(data, _asked(edit_input, edits, editors.head), achieved, warnings)
 
     def _reconstruct(self, edit_input: EditInput) -> Reconstruction:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
@@ -310,6 +314,13 @@ class FaceWorker(FaceService):
 
 def _asked(edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec) -> list[dict[str, float]]:
     return [numbers(target, edit_input.edit, head, face.params) for face, target in edits]
+
+
+def _warnings(
+    edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec, image: np.ndarray
+) -> list[list[EditWarning]]:
+    size = image.shape[:2]
+    return [edit_warnings(face, drawn, edit_input.edit, head, size) for face, drawn in edits]
 
 
 def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:

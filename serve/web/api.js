@@ -59,7 +59,7 @@ export async function reconstruct(file) {
 
 export async function preview(body, files) {
   const answer = await ask("v1/preview", post(body, files));
-  return { image: await answer.blob(), asked: JSON.parse(answer.headers.get("RigFace-Asked") || "[]") };
+  return { image: await answer.blob(), asked: JSON.parse(answer.headers.get("RigFace-Asked") || "[]"), warnings: JSON.parse(answer.headers.get("RigFace-Warnings") || "[]") };
 }
 
 export async function* edit(body, signal, files) {

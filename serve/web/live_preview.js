@@ -1,6 +1,7 @@
 // Live preview of the sliders: one request at a time, then the latest state.
 
 import * as api from "./api.js";
+import { remarks } from "./results.js";
 import { claimStatus, withRetries, setPreviewStatus, showError, onReconnect } from "./notice.js";
 
 const MAX_SIDE = 1024;
@@ -38,10 +39,10 @@ export class LivePreview {
         const { subject } = this;
         if (this.panel.nothing) { this.viewer.show(subject.url, ""); setPreviewStatus("As photographed."); continue; }
         const began = performance.now(), body = { ...this.body(), max_side: this.side() };
-        const { image } = await withRetries(() => this.sending((files) => api.preview(body, files)), setPreviewStatus);
+        const { image, warnings } = await withRetries(() => this.sending((files) => api.preview(body, files)), setPreviewStatus);
         if (this.held || subject !== this.subject) continue;
         this.replace(image);
-        setPreviewStatus(`Preview in ${Math.round(performance.now() - began)} ms.`);
+        setPreviewStatus([`Preview in ${Math.round(performance.now() - began)} ms.`, ...remarks(warnings)].join(" "));
       }
     } catch (error) { showError(error); } finally { this.following = false; }
   }

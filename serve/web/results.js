@@ -55,6 +55,12 @@ export class Results {
   select(index) { [...get("history").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", i === index)); }
 }
 
+// Sentences of the warnings of an edit, with the ranges that would hold.
+export function remarks(warnings) {
+  const range = ([name, [low, high]]) => `${name.replace("_deg", "").replace("_", " ")} ${low} to ${high}`.replaceAll("-", "−");
+  return (warnings ?? []).flat().map(({ text, holds }) => [text, ...Object.entries(holds).map((one) => `It would hold for ${range(one)}.`)].join(" "));
+}
+
 // Fill the table of asked and achieved values for the first face; null hides it.
 export function showAchieved(panel, result) {
   const asked = result?.asked[0] ?? {}, got = result?.achieved[0];
@@ -69,5 +75,6 @@ export function showAchieved(panel, result) {
     return element("tr", {}, element("th", { scope: "row" }, panel.label(name)), element("td", { class: "number" }, text(value)), element("td", { class: "number" }, text(now)), element("td", {}, now == null ? "" : gauge));
   }));
   const none = !Object.keys(asked).length;
+  get("achieved-warnings").replaceChildren(...remarks(result.warnings).map((text) => element("li", {}, text)));
   get("achieved-foot").textContent = none ? "Nothing was changed." : got ? "Measured on the result. The bar is the difference." : "No face was found in the result, so nothing could be measured.";
 }

@@ -5,7 +5,8 @@ back. `python scripts/fit_named_curves.py FACES` measures and prints the tables.
 
 A preview shows less than it is asked: of a smile, a reconstructor finds half of the change again. A curve leads from
 the change that is wanted, relative to the photograph's own amount, to the change to draw, so that over people the
-median reading is what was asked. It is monotone, 0 for 0, and identity far out; there is no loop over a picture. A
+median reading is what was asked. It is straight as far as faces stay faces (smile 0.7, jaw 0.5), rises slowly from
+there, and is identity far out. It is monotone, 0 for 0; there is no loop over a picture. A
 lamp's azimuth has one too. What is copied from a photograph has none.
 
 No curve: `blink` closes the lids at 1 as it is, and brows, squint, frown, pucker and wide eyes visibly do what is asked
@@ -21,8 +22,8 @@ FAR = 2.2  # a change of an expression from which a curve is identity
 
 # Wanted and drawn change of a named expression, from the decrease to the increase; medians over 30 people.
 EXPRESSIONS = {
-    "smile": ((-2.2, -2.2), (-0.7, -1.1), (0.0, 0.0), (0.7, 1.54), (2.2, 2.2)),
-    "jaw_open": ((-2.2, -2.2), (-0.7, -1.08), (0.0, 0.0), (0.7, 1.41), (2.2, 2.2)),
+    "smile": ((-2.2, -2.2), (-1.2, -1.35), (-0.7, -1.1), (0.0, 0.0), (0.7, 1.54), (1.2, 1.69), (2.2, 2.2)),
+    "jaw_open": ((-2.2, -2.2), (-1.2, -1.35), (-0.5, -0.77), (0.0, 0.0), (0.5, 1.01), (1.2, 1.35), (2.2, 2.2)),
 }
 # Wanted and drawn azimuth of a lamp, degrees; the other side is its mirror image.
 AZIMUTH = ((0.0, 0.0), (29.3, 25.0), (54.1, 50.0), (74.2, 80.0), (180.0, 180.0))
@@ -36,6 +37,15 @@ def drawn_change(name: str, wanted: float, head: HeadSpec) -> float:
 def wanted_change(name: str, drawn: float, head: HeadSpec) -> float:
     """The inverse of `drawn_change`."""
     return _along(_swapped(EXPRESSIONS[name]), drawn) if name in EXPRESSIONS and head.name == HEAD else drawn
+
+
+def reach(name: str, head: HeadSpec) -> tuple[float, float]:
+    """The largest decrease and increase of a named expression that can be had in full; infinite without a curve."""
+    if name not in EXPRESSIONS or head.name != HEAD:
+        return -np.inf, np.inf
+    knots = [x for x, _ in EXPRESSIONS[name]]
+    middle = knots.index(0.0)
+    return knots[middle - 1], knots[middle + 1]
 
 
 def drawn_azimuth(wanted: float, head: HeadSpec) -> float:

@@ -45,6 +45,17 @@ def test_edit_has_the_accepted_media_type(client, png, kind):
     assert set(json.loads(out.headers["RigFace-Achieved"])[0]) == {"yaw_deg", "pitch_deg", "roll_deg"}
 
 
+def test_turn_to_the_hidden_side_is_warned_of_in_every_form_of_answer(client, png):
+    far = {"yaw_deg": 85}
+    answer = send(client, png, far, accept="application/json", model="preview").json()["warnings"]
+    assert answer[0][0]["code"] == "unseen-side"
+    assert answer[0][0]["holds"]["yaw_deg"][1] < 85
+    asked = {"picture": {"id": client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]}}
+    for out in (send(client, png, far, model="preview"), client.post("/v1/preview", json=asked | {"edit": far})):
+        assert json.loads(out.headers["RigFace-Warnings"]) == answer
+    assert send(client, png, {"yaw_deg": 5}, model="preview").headers["RigFace-Warnings"] == "[[]]"
+
+
 def test_same_seed_gives_same_image(client, png):
     first, same, other = (
         base64.b64decode(send(client, png, {"yaw_deg": 5}, accept="application/json", seed=s).json()["image"])

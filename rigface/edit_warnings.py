@@ -1,0 +1,131 @@
+"""What an edit asks and one photograph cannot give, said before it looks bad.
+
+Path: the analysed face, the edit, the coefficients to draw -> `edit_warnings` -> CLI, HTTP, editor page.
+
+Thresholds were set by eye on 37 portraits, each turned by 20 and 35 degrees to both sides, and counted on 37 others;
+figures stand beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rigface.edits import EditSpec
+from rigface.face.controls.named_curves import reach
+from rigface.face.controls.transfer import asked_amount, expression_amount
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.face.reconstruction.quality import is_grey
+from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
+
+Code = Literal["unseen-side", "cut-off", "uncertain-face", "too-much", "no-colour"]
+
+# Yaw of the photograph, degrees, and how far a head may turn back from there before its hidden side shows too much.
+# Of 23 turns beyond it 15 looked wrong (a second ear, a patch for a cheek); of 125 within it 2, a hand over the face.
+TURNS_BACK_DEG = ((0, 3, 6, 33, 45), (45, 40, 27, 27, 12))
+MAX_YAW_DEG = 75.0  # beyond, a profile has no second eye to draw
+TURNED_DEG = 8.0  # a smaller turn shows nothing new
+CUT_OFF = 1.0  # of the face's width: so much of the head may end at the picture's edge; of 5 beyond, 4 showed a smear
+# Of `types.Quality`: below, a mask, a hand or dark glasses cover the face, or it is hardly seen. 4 of 5 looked wrong.
+MIN_CONFIDENCE = 0.36
+CHIN, SIDES = 152, (234, 454)
+
+
+@dataclass(frozen=True)
+class EditWarning:
+    """A remark on an edit."""
+
+    code: Code
+    text: str  # one sentence
+    holds: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # number of the edit -> range without this warning
+
+
+def edit_warnings(
+    face: Face, drawn: FaceParams, edit: EditSpec, head: HeadSpec, size: tuple[int, int]
+) -> list[EditWarning]:
+    """Warnings for the edit of one face, the worst first; empty if it should look well.
+
+    Args:
+        face: before the edit.
+        drawn: its coefficients after it.
+        size: height and width of the whole picture, px.
+    """
+    if edit.is_nothing:
+        return []
+    found = [
+        *_unseen(face.params, drawn),
+        *_cut_off(face, drawn, size),
+        *_uncertain(face),
+        *_too_much(face, drawn, edit, head),
+    ]
+    tinted = edit.light is not None and edit.light.sh is None and len(set(edit.light.colour)) > 1
+    if tinted and is_grey(face.crop):
+        found.append(EditWarning("no-colour", "The photograph has no colours, so the lamp's colour is left out."))
+    return found
+
+
+def _unseen(source: FaceParams, drawn: FaceParams) -> list[EditWarning]:
+    before, after = (to_degrees(to_matrix(np.asarray(p.head_rotation)[None]))[0] for p in (source, drawn))
+    yaw, wanted = float(before[0]), float(after[0])
+    back = float(np.interp(abs(yaw), *TURNS_BACK_DEG))
+    side = -1.0 if yaw < 0 else 1.0
+    bounds = sorted((yaw - side * back, side * max(MAX_YAW_DEG, abs(yaw))))
+    if bounds[0] <= wanted <= bounds[1] or abs(wanted - yaw) < TURNED_DEG:
+        return []
+    text = "This turn shows a side of the head that the photograph hides, and what it invents there may look wrong."
+    return [EditWarning("unseen-side", text, {"yaw_deg": (float(math.ceil(bounds[0])), float(math.floor(bounds[1])))})]
+
+
+def _cut_off(face: Face, drawn: FaceParams, size: tuple[int, int]) -> list[EditWarning]:
+    if _turn_deg(face.params, drawn) < TURNED_DEG or cut_off_share(face, size) <= CUT_OFF:
+        return []
+    return [EditWarning("cut-off", "The picture's edge cuts the head, so a turn may leave a hole at the edge.")]
+
+
+def cut_off_share(face: Face, size: tuple[int, int]) -> float:
+    """Length of the person above the chin at the picture's edge, in widths of the face."""
+    height, width = size
+    corners = alignment.apply(face.frame_to_crop, np.array([[0, 0], [width, height]], np.float32))
+    (left, top), (right, _) = np.rint(corners).astype(int)
+    points = np.asarray(face.landmarks)
+    chin = int(np.clip(points[CHIN, 1], 0, CROP_PX))
+    person = np.asarray(face.mask) > 127
+    lines = [person[: max(chin, 0), x] for x in (left + 1, right - 2) if 0 <= x < CROP_PX]
+    if 0 <= top + 1 < CROP_PX:
+        lines.append(person[top + 1])
+    return sum(int(line.sum()) for line in lines) / max(float(np.ptp(points[list(SIDES), 0])), 1.0)
+
+
+def _uncertain(face: Face) -> list[EditWarning]:
+    if not face.confidence < MIN_CONFIDENCE:  # NaN: it was not measured
+        return []
+    text = "The face is covered, small, dark or hard to read, so the edit may look wrong."
+    return [EditWarning("uncertain-face", text)]
+
+
+def _too_much(face: Face, drawn: FaceParams, edit: EditSpec, head: HeadSpec) -> list[EditWarning]:
+    out = []
+    for name in edit.expression:
+        least, most = reach(name, head)
+        own = expression_amount(face.params, name, head)
+        asked = asked_amount(face.params, drawn, name, head) - own
+        if not least - 0.05 <= asked <= most + 0.05:
+            limits = (round(own + least, 2), round(own + most, 2))
+            text = f"More than {limits[1]:.1f} of {name} would deform this face, so less is drawn than asked."
+            if asked < 0:
+                text = f"Less than {limits[0]:.1f} of {name} would deform this face, so more is drawn than asked."
+            out.append(EditWarning("too-much", text, {name: limits}))
+    return out
+
+
+def _turn_deg(source: FaceParams, drawn: FaceParams) -> float:
+    turn = to_matrix(np.asarray(drawn.head_rotation)[None]) @ to_matrix(
+        np.asarray(source.head_rotation)[None]
+    ).swapaxes(-1, -2)
+    return float(np.degrees(np.arccos(np.clip((np.trace(turn[0]) - 1) / 2, -1, 1))))
