@@ -112,7 +112,8 @@ class AppearanceFitter:
         self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor, albedo: Tensor, light: Tensor
     ) -> Appearance:
         """The misfit of a given albedo (N, A) and light (N, 9, 3)."""
-        return self._solve.explain(*self._colours(crops, vertices, camera)[:3], albedo, light)
+        colours, normals, inside, _ = self._colours(crops, vertices, camera)
+        return self._solve.explain(colours, normals, inside, albedo, light)
 
     def _colours(self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor) -> tuple[Tensor, ...]:
         used = vertices[:, self.vertices] if vertices.shape[1] == self._count else vertices
