@@ -19,10 +19,10 @@ import torch
 
 from rigface import assets
 from rigface.conditions import Composed, Composer
-from rigface.edit_warnings import EditWarning, edit_warnings
-from rigface.edits import PREVIEW, EditSpec, Trait
+from rigface.edits import PREVIEW, EditSpec, EditWarning, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.face.controls.edit_warnings import edit_warnings
 from rigface.face.controls.named_curves import wanted_azimuth
 from rigface.face.controls.transfer import asked_amount, drawn_edit, exposure, expression_amount, targets_of, transfer
 from rigface.face.geometry import alignment

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
 Region = Literal["face", "eyes", "mouth"]
+WarningCode = Literal["unseen-side", "cut-off", "uncertain-face", "too-much", "no-colour"]
 
 # Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector
 # scores, and faces move more than one: a mouth that smiles also lifts its lip. The shares are what it takes for the
@@ -176,6 +177,15 @@ class EditSpec:
         _expect(isinstance(value.get("expression", {}), dict), "expression", "an object", value.get("expression"))
         _expect(isinstance(value.get("relative", False), bool), "relative", "true or false", value.get("relative"))
         return cls(**value)
+
+
+@dataclass(frozen=True)
+class EditWarning:
+    """A remark on an edit that may look wrong; `face/controls/edit_warnings.py` makes them."""
+
+    code: WarningCode
+    text: str  # one sentence
+    holds: dict[str, tuple[float, float]] = field(default_factory=dict)  # number of the edit -> range without it
 
 
 def _known(value: dict[str, Any], cls: type, prefix: str) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.edit_warnings import EditWarning
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, EditWarning
 from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 

@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.edit.config import AnimateConfig, EditConfig, Engine
-from rigface.edit_warnings import EditWarning
 from rigface.editor import Editor, usual_checkpoint
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, EditWarning
 from rigface.evaluation.estimator import Number, achieved
 from rigface.face.controls.transfer import exposure, expression_amount
 from rigface.face.detection.mediapipe import MAX_FACES

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from rigface.edit_warnings import EditWarning
-from rigface.edits import PREVIEW
+from rigface.edits import PREVIEW, EditWarning
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
 from serve.limits import Limits

@@ -19,10 +19,10 @@ import torch
 
 from rigface.conditions import Composed as ComposedFace
 from rigface.conditions import Composer
-from rigface.edit_warnings import EditWarning, edit_warnings
 from rigface.editor import Editor, numbers, profile_of
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, EditWarning, LightEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.face.controls.edit_warnings import edit_warnings
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.preview.compositing import paste_crop

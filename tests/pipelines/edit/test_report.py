@@ -1,7 +1,7 @@
 """Notes of an edit's report."""
 
 from pipelines.edit.report import warning_notes
-from rigface.edit_warnings import EditWarning
+from rigface.edits import EditWarning
 
 
 def test_warnings_become_lines_with_their_ranges_and_the_number_of_the_face():

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rigface.edit_warnings import MIN_CONFIDENCE, EditWarning, edit_warnings
-from rigface.edits import EditSpec, LightEdit
+from rigface.edits import EditSpec, EditWarning, LightEdit
+from rigface.face.controls.edit_warnings import MIN_CONFIDENCE, edit_warnings
 from rigface.face.controls.transfer import drawn_edit, transfer
 from rigface.face.head.open_head import OpenHead
 from rigface.types import Face, FaceParams

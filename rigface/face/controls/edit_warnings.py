@@ -9,20 +9,16 @@ figures stand beside them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, EditWarning
 from rigface.face.controls.named_curves import reach
 from rigface.face.controls.transfer import asked_amount, expression_amount
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.reconstruction.quality import is_grey
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
-
-Code = Literal["unseen-side", "cut-off", "uncertain-face", "too-much", "no-colour"]
 
 # Yaw of the photograph, degrees, and how far a head may turn back from there before its hidden side shows too much.
 # Of 23 turns beyond it 15 looked wrong (a second ear, a patch for a cheek); of 125 within it 2, a hand over the face.
@@ -33,17 +29,6 @@ CUT_OFF = 1.0  # of the face's width: so much of the head may end at the picture
 # Of `types.Quality`: below, a mask, a hand or dark glasses cover the face, or it is hardly seen. 4 of 5 looked wrong.
 MIN_CONFIDENCE = 0.36
 CHIN, SIDES = 152, (234, 454)
-
-
-@dataclass(frozen=True)
-class EditWarning:
-    """A remark on an edit."""
-
-    code: Code
-    text: str  # one sentence
-    holds: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # number of the edit -> range without this warning
 
 
 def edit_warnings(
