@@ -6,6 +6,7 @@ the other deployments are restarted by a restarted controller.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import select
 import socket
@@ -14,10 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import av
 import httpx
 import pytest
 
 from rigface.image import encode_jpeg
+from rigface.video.decode import read_frames
+from rigface.video.writer import best_codec
 from serve.api import rate_limit
 from serve.api.routes import Services
 from serve.client.client import Client, Refused
@@ -33,9 +37,21 @@ PAUSE_S = 0.2  # of a caller between edits: the processor is for what restarts
 @pytest.fixture(scope="module")
 def portrait(fixtures):
     """A JPEG of a face."""
-    from rigface.video.decode import read_frames
-
     return encode_jpeg(next(read_frames(str(fixtures / "clip.mp4"))).image)
+
+
+@pytest.fixture(scope="module")
+def clip(fixtures, tmp_path_factory):
+    """The first 40 frames of a real clip, as a file."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(fixtures / "clip.mp4")) as source, av.open(str(path), "w") as out:
+        video = out.add_stream(best_codec(), rate=30)
+        video.width, video.height, video.pix_fmt = 640, 360, "yuv420p"
+        for frame in itertools.islice(source.decode(video=0), 40):
+            frame.pict_type = 0  # the encoder's choice
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    return path
 
 
 class Load:
@@ -134,10 +150,7 @@ def test_lost_diffusion_worker_loses_no_edit_and_no_job(service, portrait):
     assert done["results"] == [0, 1, 2, 3]
 
 
-def test_lost_job_queue_loses_no_video(service, fixtures, tmp_path):
-    from rigface.video.decode import read_frames
-
-    clip = fixtures / "clip.mp4"
+def test_lost_job_queue_loses_no_video(service, clip, tmp_path):
     with Client(service) as faces:
         name = faces.edit_video(clip.read_bytes(), {"yaw_deg": 10, "relative": True}, model="preview").id
         end = time.monotonic() + LIMIT_S
