@@ -53,6 +53,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         OutputBusy: another run writes to this output.
     """
     models = models_by_name(config.models)
+    if config.against:
+        report.earlier(config.against, config.size)  # refused now rather than after hours
     tasks = _plan(FacesSource(Store(config.data)), config)
     people, names = len({task.person for task in tasks}), Counter(task.name for task in tasks)
     say(f"{len(tasks)} tasks of {people} people: " + ", ".join(f"{count} {name}" for name, count in names.items()))

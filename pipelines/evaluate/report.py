@@ -44,7 +44,12 @@ def finish(
             "light that it added nearly exactly, so compare it on edits of two photographs."
         )
     baseline = PREVIEW if PREVIEW in info.models and len(info.models) > 1 else None
-    older = (config.against, older_rows(config.against)) if config.against else None
+    older = None
+    if config.against:
+        older_rows, others = earlier(config.against, info.size)
+        older = (config.against, older_rows)
+        differ = [name for name in extractors if extractors[name] != others.get(name)]
+        notes += [f"{config.against} was measured with another {', '.join(differ)}."] if differ else []
     card = make_card(rows, extractors, title=config.title, baseline=baseline, notes=notes, older=older)
     lede = f"{people} {'people of the dataset' if config.all_people else 'held-out people'}."
     publish(store, card, rows, lede, config.page_tasks)
@@ -55,12 +60,16 @@ def finish(
     return card
 
 
-def older_rows(place: str) -> list[Row]:
-    """The rows of an earlier evaluation; PlanError if it has none."""
+def earlier(place: str, size: int) -> tuple[list[Row], dict[str, str]]:
+    """The rows and the extractors of an earlier evaluation; PlanError if it has none, or compared at another size."""
     store = Store(place)
-    if not store.exists("rows.parquet"):
+    if not (store.exists("rows.parquet") and store.exists("rigface.json")):
         raise PlanError(f"--against {place}: want the OUT of a finished evaluation, which holds rows.parquet")
-    return list(store.table("rows.parquet").to_pylist())
+    other = json.loads(store.read("rigface.json")).get("size")
+    if other != size:
+        raise PlanError(f"--against {place}: it compared at {other} px; use --size {other}")
+    table = store.table("rows.parquet")
+    return list(table.to_pylist()), json.loads(table.schema.metadata[b"rigface.extractors"])
 
 
 def _rows(store: Store, units: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -112,7 +112,11 @@ class FacesSource:
 
         def wanted(profile: FaceProfile) -> tuple[Face, FaceParams]:
             (before, head), (after, _) = (self._seen(face, profile) for face in (source, target))
-            params = transfer(before.params, EditSpec(TAKE), head, after.params)
-            return replace(before, frame_to_crop=AS_PHOTOGRAPH), replace(params, camera=moved(before, after))
+            if planned.relit:  # one frame: nothing but its light changes
+                params = transfer(before.params, planned.edit, head, after.params)
+            else:
+                params = transfer(before.params, EditSpec(TAKE), head, after.params)
+                params = replace(params, camera=moved(before, after))
+            return replace(before, frame_to_crop=AS_PHOTOGRAPH), params
 
         return Task(planned, source.crop, truth, truth, None if shown.all() else shown, wanted, time_s)

@@ -36,11 +36,12 @@ class Table:
 
 
 def short_tables(card: ReportCard) -> list[Table]:
-    """The main numbers of each task, and what may be claimed of them."""
-    out = [
-        Table(f"{h.edit} ({h.edits} edits)", ("model", *h.head[1:]), h.body, h.controls, bold=h.best)
-        for h in headlines(card)
-    ]
+    """The main numbers of each task, a row per number, and what may be claimed of them."""
+    out = []
+    for h in headlines(card):
+        body = tuple((label.replace("\n", ", "), *values) for label, *values in zip(h.head, *h.body))[1:]
+        bold = frozenset((place - 1, row + 1) for row, place in h.best)
+        out.append(Table(f"{h.edit} ({h.edits} edits)", ("", *(line[0] for line in h.body)), body, bold=bold))
     return [*out, _claims(card)] if card.against else out
 
 
@@ -169,7 +170,7 @@ def _differences(
                 number = f"{m.label}\n{m.unit}; {m.extractor}"
                 body.append((model, edit, number, f"{mean}\n[{low}, {high}]", str(d.pairs), verdict(m, d)))
     if clear_only:
-        title += f": {len(body)} of {compared} numbers beyond noise"
+        title += f": {len(body)} of {compared} numbers beyond noise (by chance about one in twenty)"
     return Table(title, ("model", "edit", "number", "difference", "pairs", ""), tuple(body))
 
 

@@ -224,3 +224,5 @@ def test_later_run_says_what_changed_and_refuses_a_place_without_rows(judged, pl
     assert f"Changed since {out}" in (tmp_path / "new" / "card.md").read_text()
     with pytest.raises(PlanError, match="which holds rows"):
         evaluate(replace(config, against=str(tmp_path)), quiet)
+    with pytest.raises(PlanError, match=f"compared at {SIZE} px"):
+        evaluate(replace(config, size=32), quiet)
