@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import rigface
 from pipelines import run_info
 from pipelines.evaluate.config import EvaluateConfig
 from rigface.edits import PREVIEW
 from rigface.model.checkpoint_folder import folder_of
 
 HASHED_BYTES = 2**20  # of the beginning and the end of each file
+# Code that makes edits, relative to the package: where it changes, every model is measured anew.
+EDITING = ("editor.py", "conditions.py", "face/preview", "face/controls", "face/rendering", "refiner")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class EvaluationInfo:
 
     settings: dict[str, Any]
     models: dict[str, EvaluatedModel]
+    code: str  # hash of the code that makes edits
     size: int  # px
     commit: str
     packages: dict[str, str]
@@ -43,7 +47,19 @@ class EvaluationInfo:
         settings = {name: value for name, value in asdict(config).items() if name != "dry_run"}
         evaluated = {name: EvaluatedModel(place, fingerprint(place)) for name, place in models.items()}
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        return EvaluationInfo(settings, evaluated, config.size, run_info.git_commit(), run_info.versions(), date)
+        return EvaluationInfo(
+            settings, evaluated, code_fingerprint(), config.size, run_info.git_commit(), run_info.versions(), date
+        )
+
+
+def code_fingerprint() -> str:
+    """A hash of the installed code that makes edits."""
+    digest, package = hashlib.sha256(), Path(rigface.__file__).parent
+    for name in EDITING:
+        place = package / name
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(model: str) -> str:

@@ -97,9 +97,9 @@ def _units(
 ) -> list[Unit[UnitPlan]]:
     """Every group of tasks by every model, then by the controls; named by all that decides their results.
 
-    So a model that is added or changed is measured alone.
+    So a model that is added or changed is measured alone, unless the code that makes edits has changed.
     """
-    fixed = [VERSION, config.data, config.seeds, config.size, asdict(measured_with)]
+    fixed = [VERSION, info.code, config.data, config.seeds, config.size, asdict(measured_with)]
     # The round trip among the controls is that of the first diffusion model.
     round_trip = [m.fingerprint for m in info.models.values() if not is_preview(m.place)][:1]
     editors = {name: [name, model.place, model.fingerprint] for name, model in info.models.items()}
