@@ -2,6 +2,7 @@
 
 import random
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -181,16 +182,17 @@ def test_retries_are_counted_by_operation_and_reason(through, monkeypatch):
     assert recorded == [("rigface_storage_retries", *first) for first in [*expected, ("GetObject", "connection")]]
 
 
-def test_unavailable_storage_raises_storage_gone_after_patience(through):
+def test_unavailable_storage_raises_storage_gone_after_patience(through, monkeypatch):
     proxy = through(patience=6)
     proxy.down = True
-    signs = []
-    s3_client.sign_of_life, before = lambda: signs.append(1), s3_client.sign_of_life
-    try:
+    signs, now = [], [0.0]
+    monkeypatch.setattr(s3_client, "sign_of_life", lambda: signs.append(1))
+    passed = lambda seconds: now.__setitem__(0, now[0] + seconds)  # noqa: E731 - a clock of pauses alone
+    with monkeypatch.context() as patch:
+        patch.setattr(s3_client, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=passed))
         with pytest.raises(StorageGone, match=r"for 6 s.*run the same command again"):
             objects.get("faces", "x")
-    finally:
-        s3_client.sign_of_life = before
+    assert 5 < now[0] <= 6
     assert signs  # who watches us is told that we wait
     assert not objects.answers("faces")
     proxy.down = False
