@@ -53,6 +53,18 @@ class AskedRow:
         pictures = (self.source, self.target, self.truth)
         return " ".join([*(p.name for p in pictures if p is not None), self.edit.to_json()])
 
+    @property
+    def words(self) -> str:
+        """What was asked, for the page: `yaw 15°, smile 0.7`, `pose of bob.png`."""
+        edit, degrees = self.edit, {f"{name}_deg": name for name in DEGREES}
+        said = [f"{name} {v:+g}°" if edit.relative else f"{name} {v:g}°"
+                for field, name in degrees.items() if (v := getattr(edit, field)) is not None]  # fmt: skip
+        said += [f"{name} {value:g}" for name, value in edit.expression.items()]
+        said += [] if edit.light is None else [f"light from {edit.light.azimuth_deg:g}°"]
+        if edit.take and self.target is not None and self.target != self.truth:
+            said.append(f"{', '.join(sorted(edit.take))} of {self.target.name}")
+        return ", ".join(said)
+
 
 def parse_row(values: Mapping[str, Any], folder: Path, place: str) -> AskedRow:
     """A row from its columns; paths are relative to `folder`. BadRow says what is wrong."""

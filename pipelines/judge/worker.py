@@ -12,26 +12,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipelines.evaluate.worker import MeasuredWith
 from pipelines.examples.layout import parquet_bytes
 from pipelines.judge.asked_row import AskedRow, BadRow
 from pipelines.judge.config import JudgeConfig
 from pipelines.judge.framing import Framing
 from pipelines.judge.table import BadRowOf
-from rigface.errors import MissingAsset
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
 from rigface.evaluation.card_page import PICTURE
-from rigface.evaluation.estimator import FaceEstimator
-from rigface.evaluation.measurements import Networks
+from rigface.evaluation.gallery import ASKED
 from rigface.evaluation.rows import Known, measure_edits
 from rigface.evaluation.samples import Edited
 from rigface.evaluation.strangers import extractors_of
 from rigface.face.head.heads import load_head
 from rigface.face.profile_networks import load_profile_detector
 from rigface.image import encode_jpeg
-from rigface.judges.panel import Judges
 from rigface.metrics.image import resized
-from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.profile import OWN
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
@@ -48,10 +45,9 @@ class JudgeUnit:
         cv2.setNumThreads(1)
         self._out, self._size = lock.follow(Store(config.out)), config.size
         profile = OWN.adjusted(config.detector, config.parser)
-        self._framing = Framing(load_profile_detector(profile))
-        self._estimator = FaceEstimator.load(profile, config.identity)
-        self._head, self._networks = load_head(self._estimator.head.name), networks(config.lpips, config.inception)
-        self._judges = Judges.load(config.second_identity or None)
+        by = MeasuredWith(profile, config.identity, config.second_identity, config.lpips, config.inception)
+        self._framing, self._estimator = Framing(load_profile_detector(profile)), by.estimator()
+        self._head, self._networks, self._judges = load_head(profile.head), by.networks(), by.judges()
         self._known = Known()
 
     def __call__(self, unit: str, plan: Sequence[AskedRow]) -> dict[str, int]:
@@ -81,8 +77,10 @@ class JudgeUnit:
             size=self._size,
             known=self._known,
         )
+        words = {(row.name, row.key): row.words for row in plan}
         for found, edit in zip(rows, edits):
             small = None if edit.output is None else resized(edit.output, self._size)
+            found[ASKED] = words.get((edit.name, edit.key))
             found[PICTURE] = None if small is None else encode_jpeg(small, JPEG_QUALITY)
         table = report.rows_table(rows, self._estimator.extractors | extractors_of(self._judges))
         table = table.replace_schema_metadata(
@@ -111,18 +109,3 @@ class JudgeUnit:
             seed=seed,
             latency_s=row.seconds,
         )
-
-
-def networks(lpips: str, inception: str) -> Networks:
-    """LPIPS and Inception from their folders; MissingAsset without their files."""
-    return Networks(
-        Lpips(_file(lpips, "alexnet-owt-*.pth"), _file(lpips, "alex.pth")) if lpips else None,
-        InceptionFeatures(_file(inception, "*.pt")) if inception else None,
-    )
-
-
-def _file(folder: str, pattern: str) -> Path:
-    found = sorted(Path(folder).glob(pattern))
-    if not found:
-        raise MissingAsset(f"{folder}: want a file {pattern}; see docs/evaluation.md")
-    return found[0]

@@ -21,6 +21,7 @@ from rigface.pages.environment import environment
 from rigface.storage.store import Store
 from rigface.types import DLIB_SAME_PERSON
 
+MAX_UNIT = 14  # characters of a unit that the terminal shows; longer ones explain, and the page has them
 PICTURE = "picture"  # column of a row: its output as JPEG, for the page; not in rows.parquet
 
 
@@ -43,18 +44,23 @@ def top_of_page(card: ReportCard, rows: Sequence[Row], lede: str, shown: int) ->
 
 
 def print_tables(card: ReportCard, console: Console | None = None) -> None:
-    """Print the short tables; of models, the best number of a column is bold."""
+    """Print the short tables, a column for each model and control; the best model of a line is bold."""
     console = console or Console()
     for headline in headlines(card):
-        columns = [
-            Column(name.partition("\n")[0], justify="right" if name else "left", no_wrap=not name)
-            for name in headline.head
-        ]
-        table = Table(*columns, title=f"{headline.edit} ({headline.edits} edits)", title_justify="left")
-        for k, line in enumerate(headline.body):
-            style = "dim" if k in headline.controls else ""
-            cells = (Text(c, style="bold green" if (k, j) in headline.best else style) for j, c in enumerate(line))
-            table.add_row(*cells)
+        lines = [line[1:] for line in headline.body]  # without the model's name
+        table = Table(
+            "",
+            *(Column(line[0], justify="right", style="dim" if k in headline.controls else "")
+              for k, line in enumerate(headline.body)),
+            title=f"{headline.edit} ({headline.edits} edits)",
+            title_justify="left",
+        )  # fmt: skip
+        for j, name in enumerate(headline.head[1:]):
+            label, unit = name.split("\n")
+            cells = (
+                Text(line[j], style="bold green" if (k, j + 1) in headline.best else "") for k, line in enumerate(lines)
+            )
+            table.add_row(label if len(unit) > MAX_UNIT else f"{label}, {unit}", *cells)
         console.print(table)
     for more in card_tables.tables(card):
         if more.title in (card_tables.LINEAR, card_tables.CLIPS) or more.title.startswith(card_tables.CLAIMS):

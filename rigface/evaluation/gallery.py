@@ -18,6 +18,7 @@ from rigface.image import encode_png, linear_to_srgb
 from rigface.metrics.light import BALL_PX, lit_ball
 
 TRAITS = {"pose": "pose", "expression": "expression", "light": "light_ball"}  # trait -> ending of its distances
+ASKED = "asked_words"  # column of a row: what was asked, in words, below the source; only `rigface judge` fills it
 RANKS = ("best", "median", "worst")
 # The first that is known ranks the edits: the embedding's distance to the true face, else to the source's.
 RANKED_BY = ("truth_distance", "identity_distance")
@@ -43,10 +44,10 @@ class Group(NamedTuple):
 def groups(rows: Sequence[Row], shown: int) -> list[Group]:
     """Best, median and worst tasks of each edit, `shown` together; a few sweeps and clips."""
     rows = [row for row in rows if not row["seed"]]
-    models = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in CONTROLS]
     edits = []
     for edit in dict.fromkeys(row["edit"] for row in rows):
         own = [row for row in rows if row["edit"] == edit]
+        models = [m for m in dict.fromkeys(row["model"] for row in own) if m not in CONTROLS]
         sequences = max(1, shown // 8)
         if own[0]["sweep"] is not None:
             edits.append(Group(edit, _sequences(own, models, "sweep", sequences, _asked_and_achieved), True))
@@ -70,7 +71,9 @@ def _tasks(rows: Sequence[Row], models: Sequence[str], shown: int) -> list[list[
             Cell(row := at.get((model, key)), model, _numbers(row) if row else "", _balls(row) if row else None)
             for model in models
         ]
-        strips.append([Cell(at.get((COPY_SOURCE, key)), " · ".join(filter(None, (rank, "source")))), *wanted, *results])
+        source = at.get((COPY_SOURCE, key))
+        asked = str(source.get(ASKED) or "") if source else ""
+        strips.append([Cell(source, " · ".join(filter(None, (rank, "source"))), asked), *wanted, *results])
     return strips
 
 

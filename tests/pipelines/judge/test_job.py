@@ -105,6 +105,7 @@ def test_controls_and_judges_stand_beside_the_editors(card, folder):
     page = (folder / "card" / "card.html").read_text()
     assert "perfect" in page
     assert page.count("data:image/jpeg") >= 3
+    assert "smile 0.7" in page  # what was asked
 
 
 def test_second_run_measures_nothing_anew(card, folder):

@@ -50,6 +50,19 @@ def test_editors_asked_for_the_same_share_a_key(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"yaw": 15, "relative": True, "smile": 0.7}, "yaw +15°, smile 0.7"),
+        ({"pitch": -5, "light_azimuth": 40}, "pitch -5°, light from 40°"),
+        ({"target": "bob.png", "take": "pose"}, "pose of bob.png"),
+        ({"truth": "t.png"}, ""),
+    ],
+)
+def test_words_say_what_was_asked(tmp_path, values, words):
+    assert row(tmp_path, **values).words == words
+
+
+@pytest.mark.parametrize(
     ("values", "reason"),
     [
         ({"source": ""}, "source: want the picture"),
