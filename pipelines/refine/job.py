@@ -50,6 +50,7 @@ from rigface.storage.versions import publish_version
 CHECKPOINT, MODEL = "checkpoint.pt", "model"
 WARMUP_STEPS = 100
 MAX_GRADIENT = 1.0
+SHAPE = ("size", "widths", "blocks")  # settings of a refiner that its weights fix
 LINE_S = 10.0  # at least so long between two lines of progress
 
 
@@ -114,8 +115,10 @@ class RefinerTraining:
         """The network to start from; PlanError if it has another size or head."""
         folder = find("refiner") if self.config.start == "refiner" else Path(self.config.start)
         network, found = load_refiner(folder)
-        if found != self.refiner:
-            raise PlanError(f"--start {self.config.start}: a refiner of other settings, {found}; want {self.refiner}")
+        if found.head.expression_names != self.refiner.head.expression_names:
+            raise PlanError(f"--start {self.config.start}: trained with other expressions than the faces have")
+        if changed := {n: getattr(found, n) for n in SHAPE if getattr(found, n) != getattr(self.refiner, n)}:
+            raise PlanError(f"--start {self.config.start}: a refiner of other settings, {changed}")
         return network.train()
 
     def run(self, check: Callable[[], None], say: Callable[[str], None]) -> dict[str, float]:
