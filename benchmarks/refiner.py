@@ -219,7 +219,9 @@ def main() -> None:
     size, judge = refiner.config.size, Judge(analyzer)
     mini = Editor.load("mini", analyzer=analyzer) if args.mini else None
     editors = Editors(ExampleComposer(size), TightCrops(size), mini)
-    tests = {"clips": (case for clip in args.clips for case in clip_cases(clip, editors, analyzer))}
+    tests: dict[str, Iterator[Case]] = {
+        "clips": (case for clip in args.clips for case in clip_cases(clip, editors, analyzer))
+    }
     if args.faces:
         tests["photographs"] = photograph_cases(args.faces, args.people, editors, analyzer)
     tables: dict[str, object] = {}

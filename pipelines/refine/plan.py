@@ -86,8 +86,8 @@ def plan_examples(
     random = np.random.default_rng([settings.seed, 3])
     codes = frames.expression * feature_weights(axes)
     tracks: dict[tuple[str, int], list[int]] = {}
-    for row in np.flatnonzero(frames.good):
-        tracks.setdefault((str(frames.uri[row]), int(frames.track[row])), []).append(int(row))
+    for number in np.flatnonzero(frames.good).tolist():
+        tracks.setdefault((str(frames.uri[number]), int(frames.track[number])), []).append(number)
     tracks = {track: _used(rows, codes, settings.max_frames) for track, rows in tracks.items()}
     of_person: dict[str, list[int]] = {}
     for rows in tracks.values():

@@ -27,6 +27,7 @@ from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.relight import one_row
 from rigface.face.preview.warp import Preview
+from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.renderer import render
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner
 from rigface.refiner.regions import features_of, regions_of
@@ -157,6 +158,8 @@ class PreviewRefiner:
         batch = torch.from_numpy(pictures).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         answer = self._network(batch, torch.from_numpy(inputs.code)[None])
         flow, change = (part[0].permute(1, 2, 0).numpy() for part in answer)
+        if is_grey(inputs.photograph):
+            change = np.repeat(change.mean(2, keepdims=True), 3, axis=2)
         size = len(flow)
         grown = cv2.dilate(inputs.geometry[..., 2], np.ones((round(SEAM * size) | 1,) * 2, np.uint8))
         invented = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), LOW * size)

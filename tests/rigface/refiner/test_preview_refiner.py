@@ -116,3 +116,14 @@ def test_flow_moves_the_preview_at_its_own_size():
     expected = cv2.remap(preview.image[rows], columns, np.mgrid[:40, :40][0].astype(np.float32), cv2.INTER_CUBIC)
     np.testing.assert_allclose(refined[rows, middle[0] - 20 : middle[0] + 20], expected, atol=2)
     assert np.array_equal(refined[:2], preview.image[:2])
+
+
+def test_picture_without_colour_stays_without():
+    wanted, crop = face(yaw=0.2), np.repeat(photograph(256)[..., :1], 3, axis=2)
+    preview = preview_of(crop, wanted)
+    made, config = network(0.0)
+    with torch.no_grad():
+        made.exit.bias[:4] = 0.3  # red alone
+    refined = PreviewRefiner(made, config)(crop, face(), wanted, preview)
+    assert np.abs(refined.astype(int) - preview.image).max() > 5
+    assert not np.ptp(refined, axis=2).any()
