@@ -11,6 +11,7 @@ At most `MAX_SURVEYED` inputs are surveyed, and only their units are run: of mor
 one percent. The result says how much was run, and the ranges show its precision.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 from pipelines.capacity.load import DRIVER_S as RAY_S
 from pipelines.capacity.load import Load
 from pipelines.cluster import session
-from pipelines.extract import components, dataflow
+from pipelines.extract import components, dataflow, in_process
 from pipelines.extract.config import ExtractConfig, config_hash
 from pipelines.extract.plan import units_of
 from pipelines.extract.survey import survey
@@ -98,18 +99,20 @@ def forecast(config: ExtractConfig, share: float = 0.01, min_units: int = 8) -> 
     """
     head, detector = components.specs(config.settings)
     uris, inputs = sources.sample(sources.find_all(config.videos, config.settings.root), MAX_SURVEYED)
-    with (
-        tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder,
-        session.connected(config.address, config.cpus, config.object_store_mb),
-    ):
+    with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, contextlib.ExitStack() as stack:
         config = replace(config, out=folder)
         plans = survey(uris, config.settings, config.silence_s)
         units = [unit for plan in plans for unit in units_of(plan, config_hash(config.settings, head, detector))]
         if not units:
             raise PlanError(f"none of the {len(plans)} surveyed inputs can be read")
         count = max(min_units, round(share * len(units) * inputs / len(plans)))
+        chosen = sorted(units, key=lambda unit: unit.unit_id)[:count]
+        run_units = in_process.run_units
+        if not in_process.is_chosen(config, chosen):
+            stack.enter_context(session.connected(config.address, config.cpus, config.object_store_mb))
+            run_units = dataflow.run_units
         began = time.monotonic()
-        ran = list(dataflow.run_units(config, head, detector, sorted(units, key=lambda unit: unit.unit_id)[:count]))
+        ran = list(run_units(config, head, detector, chosen))
         wall = time.monotonic() - began
     return Forecast(
         inputs=inputs,

@@ -51,8 +51,6 @@ class ExtractCommand:
         if len(self.paths) < 2:
             raise PlanError("want VIDEOS... OUT: inputs, then the output. `rigface extract --help` has examples")
         config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
-        if self.workers and config.in_process == "auto":
-            config = replace(config, in_process="never")
         if self.dry_run:
             from pipelines.extract.dry_run import preview
 
@@ -266,4 +264,6 @@ def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:
     first.add_argument("--workers", type=int, default=0)
     chosen, _ = first.parse_known_args(words)
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # tyro refuses an unknown preset, by name
+    if chosen.workers:
+        job = replace(job, in_process="never")
     return {"default": COMMANDS[name](job=job)}

@@ -36,6 +36,12 @@ def is_chosen(config: ExtractConfig, units: Sequence[UnitPlan]) -> bool:
     return not named and work_s(config.settings, units) <= MAX_WORK_S
 
 
+def is_excluded(config: ExtractConfig, inputs: int) -> bool:
+    """True if so many new inputs, whatever they are, will not run in this process."""
+    is_much = config.in_process == "auto" and inputs * UNIT_S > MAX_WORK_S
+    return is_much or not is_chosen(config, ())
+
+
 def work_s(settings: Settings, units: Sequence[UnitPlan]) -> float:
     """Estimated seconds of one core."""
     is_light = all(getattr(settings, name) in (model, "fake", "none") for name, model in LIGHT_MODELS.items())
@@ -43,9 +49,7 @@ def work_s(settings: Settings, units: Sequence[UnitPlan]) -> float:
     return sum(UNIT_S + frame_s * unit.expected for unit in units)
 
 
-def run_units(
-    config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, units: Sequence[UnitPlan]
-) -> Iterator[Record]:
+def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, units: list[UnitPlan]) -> Iterator[Record]:
     """Run the units in their order; the record of each once it is committed.
 
     StorageGone if the output cannot be written.

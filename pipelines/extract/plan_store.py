@@ -73,11 +73,12 @@ class PlanStore:
             return
         # Later than all plans before, even if this machine's clock is behind.
         self._latest = max(time.time(), self._latest + 1e-3)
+        uris = [p.uri for p in plans]
         columns = {
-            "uri": [p.uri for p in plans],
+            "uri": uris,
             "planned": [self._latest] * len(plans),
             "plan": [p.to_json() for p in plans],
         }
         path = publish_by_hash(self._store, PLANS, pa.table(columns))
         if self._spans is not None:
-            self._spans[path] = min(columns["uri"]), max(columns["uri"])
+            self._spans[path] = min(uris), max(uris)

@@ -9,8 +9,10 @@ group, and 12 bytes for every name.
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from pipelines.extract import in_process
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S
@@ -120,10 +122,17 @@ class Planner:
         return lost
 
     def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
-        """A few batches in this process, many in Ray tasks."""
+        """A few batches in this process, while Ray starts if it will be needed; many in Ray tasks."""
         settings, silence_s = self._config.settings, self._config.silence_s
         if len(batches) <= MAX_LOCAL_BATCHES:
-            yield from (survey(batch, settings, silence_s) for batch in batches)
+            thread = ThreadPoolExecutor(1)
+            try:
+                planned = [thread.submit(survey, batch, settings, silence_s) for batch in batches]
+                if in_process.is_excluded(self._config, sum(map(len, batches))) and batches:
+                    self._connect()
+                yield from (plans.result() for plans in planned)
+            finally:
+                thread.shutdown(wait=False, cancel_futures=True)
             return
         self._connect()
         import ray

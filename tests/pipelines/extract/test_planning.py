@@ -1,5 +1,6 @@
-"""Memory of the driver: bounded by a group of units, whatever the inputs."""
+"""Planning: the memory of the driver is bounded, and Ray starts meanwhile."""
 
+import threading
 import tracemalloc
 from dataclasses import replace
 
@@ -12,10 +13,11 @@ from pipelines.extract.job import extract
 from pipelines.extract.plan import Plan
 from pipelines.extract.unit import Record
 from pipelines.inputs import sources
+from rigface.storage.store import Store
 from rigface.testing import fakes
 from rigface.video.decode import Chunk
 
-CHUNKS = 20  # of a film
+CHUNKS = 10  # of a film
 MAX_BYTES = 2e9  # of the driver
 NAMES_BYTES = 4 * 12 * 10e6  # of four sets of ten million clips
 
@@ -51,13 +53,35 @@ def peak(tmp_path, silent, monkeypatch):
         assert summary.done["units"] == films * CHUNKS
         return size
 
-    run(1, 100)  # imports
+    run(1, 50)  # imports
     return run
 
 
 def test_driver_of_many_films_holds_the_units_of_one_group(peak):
     at_most = planning.GROUP_UNITS
-    few, many, larger_groups = peak(20, 100), peak(80, 100), peak(80, 1000)
+    few, many, larger_groups = peak(20, 50), peak(60, 50), peak(60, 500)
     assert many < 1.5 * few
-    bytes_per_unit = (larger_groups - many) / (1000 - 100)
+    bytes_per_unit = (larger_groups - many) / (500 - 50)
     assert bytes_per_unit * at_most + NAMES_BYTES < MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("change", "inputs", "wanted"),
+    [({}, 3, False), ({}, 200, True), ({"in_process": "never"}, 3, True), ({"in_process": "always"}, 200, False)],
+)
+def test_ray_starts_while_inputs_are_surveyed_if_it_is_needed(tmp_path, monkeypatch, change, inputs, wanted):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    started, surveyed = threading.Event(), []
+
+    def survey(uris, *_):
+        surveyed.append(started.wait(10 if wanted else 0))
+        return [Plan(uri, sha256="0") for uri in uris]
+
+    monkeypatch.setattr(planning, "survey", survey)
+    config = replace(debug(("clips",), str(tmp_path)), **change)
+    dataset = FaceDataset(Store(config.out))
+    planner = planning.Planner(config, dataset, "config", started.set, lambda text: None)
+    (plans,) = planner.groups(iter([f"{k:03}.mp4" for k in range(inputs)]))
+    assert len(plans) == inputs
+    assert started.is_set() == wanted
+    assert surveyed == [wanted] * len(surveyed)
