@@ -1,7 +1,8 @@
 """Fixed curves that make the numbers of an edit mean what they say in a preview.
 
 Path: `transfer.py` asks `drawn_change` on the way from numbers to coefficients; reports ask `wanted_change` on the way
-back. `python scripts/fit_named_curves.py FACES` measures and prints the tables.
+back. `python scripts/fit_named_curves.py --data ../shared/data` measures and prints the
+tables.
 
 A preview shows less than it is asked: of a smile, a reconstructor finds half of the change again. A curve leads from
 the change that is wanted, relative to the photograph's own amount, to the change to draw, so that over people the
@@ -20,13 +21,13 @@ from rigface.types import HeadSpec
 HEAD = "open"  # the head model of the preview; edits on others have no curves
 FAR = 2.2  # a change of an expression from which a curve is identity
 
-# Wanted and drawn change of a named expression, from the decrease to the increase; medians over 30 people.
+# Wanted and drawn change of a named expression, from the decrease to the increase; medians over 24 people.
 EXPRESSIONS = {
-    "smile": ((-2.2, -2.2), (-1.2, -1.35), (-0.7, -1.1), (0.0, 0.0), (0.7, 1.54), (1.2, 1.69), (2.2, 2.2)),
-    "jaw_open": ((-2.2, -2.2), (-1.2, -1.35), (-0.5, -0.77), (0.0, 0.0), (0.5, 1.01), (1.2, 1.35), (2.2, 2.2)),
+    "smile": ((-2.2, -2.2), (-1.2, -1.35), (-0.7, -1.02), (0.0, 0.0), (0.7, 1.38), (1.2, 1.53), (2.2, 2.2)),
+    "jaw_open": ((-2.2, -2.2), (-1.2, -1.35), (-0.5, -1.07), (0.0, 0.0), (0.5, 0.99), (1.2, 1.35), (2.2, 2.2)),
 }
 # Wanted and drawn azimuth of a lamp, degrees; the other side is its mirror image.
-AZIMUTH = ((0.0, 0.0), (29.3, 25.0), (54.1, 50.0), (74.2, 80.0), (180.0, 180.0))
+AZIMUTH = ((0.0, 0.0), (30.2, 25.0), (54.9, 50.0), (75.1, 80.0), (180.0, 180.0))
 
 
 def drawn_change(name: str, wanted: float, head: HeadSpec) -> float:
