@@ -83,9 +83,9 @@ def reached(editor: Editor, pictures: Iterator[np.ndarray]) -> dict[str, object]
                 (seen,) = editor.measure(out, faces)
                 results, found = results + 1, found + (seen is not None)
                 if seen is not None:
-                    was, asked, now = (
-                        numbers(p, edit, editor.analyzer.head)[name] for p in (faces[0].params, wanted, seen)
-                    )
+                    head, source = editor.analyzer.head, faces[0].params
+                    was, now = (numbers(p, edit, head)[name] for p in (source, seen))
+                    asked = numbers(wanted, edit, head, source)[name]
                     if abs(asked - was) > (5 if name.endswith("deg") else 0.2):
                         shares[name].append((now - was) / (asked - was))
     return {
