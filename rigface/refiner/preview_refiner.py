@@ -7,8 +7,9 @@ change, applied at the preview's own size. Training (`pipelines/refine`) cuts it
 its own face, so that its mouth and eyes are near those of the preview.
 
 The flow moves the preview at the preview's own size, so the photograph's detail stays. The change of colour is 128 px
-wide. It is laid on whole where the photograph has no detail to keep: in mouth and eyes, and where the preview invented.
-Elsewhere only its low frequencies are.
+wide, and a network answers doubt with a mean. So the change is laid on whole only where that takes no detail away: in
+mouth and eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are; inside an open
+mouth half of it; beyond the rim, where nothing was learned, none.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from rigface.face.preview.warp import Preview
 from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.renderer import render
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner
-from rigface.refiner.regions import features_of, regions_of
+from rigface.refiner.regions import features_of, reach_of, regions_of
 from rigface.types import CROP_PX, FaceParams
 
 RATIO = 1.15  # side of the tight crop, relative to the larger side of the projected face
 LOW = 1.5 / 128  # of the tight crop's side: spread of the low-pass of the change beside mouth and eyes
 FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
+KEPT = (0.5, 0.9)  # ratios of detail after and before, between which a change in mouth and eyes is laid on as a whole
+VEIL = 0.5  # share of the change that is left out inside the mouth: a mean of teeth, tongue and dark is a veil
 SEAM = 5 / 128  # of the tight crop's side, by which what was invented is grown: its seam is to be corrected too
 MOVING = ("shape", "expression", "head_rotation", "jaw_rotation", "camera")  # what a refiner may have to correct
 MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
@@ -50,6 +53,7 @@ class RefinerInputs:
     geometry: np.ndarray  # x and y of the normals, 128 is 0; and the share that the preview invented, 255 is all
     code: np.ndarray  # the wanted expression, then the photograph's own
     features: np.ndarray  # (S, S) float32 in [0, 1], 1 in mouth and eyes; the network does not see it
+    reach: np.ndarray  # (S, S) float32 in [0, 1], 1 on face and rim, beyond which nothing was learned; nor this
 
 
 class TightCrops:
@@ -74,13 +78,14 @@ class TightCrops:
         after, before = _scaled(square, to_512), _scaled(self.square(source), to_512)
         invented = (preview.invented * 255).astype(np.uint8)
         normals = self._normals(wanted, square)
-        points = alignment.apply(square, _projected(self._control, wanted))
+        regions = regions_of(alignment.apply(square, _projected(self._control, wanted)), self.size)
         return RefinerInputs(
             preview=alignment.crop(preview.image, after, self.size),
             photograph=alignment.crop(crop, before, self.size),
             geometry=np.dstack([normals[..., :2], alignment.crop(invented, after, self.size)]),
             code=np.concatenate([wanted.expression, source.expression]).astype(np.float32),
-            features=features_of(regions_of(points, self.size)),
+            features=features_of(regions),
+            reach=reach_of(regions),
         )
 
     def _normals(self, params: FaceParams, square: np.ndarray) -> np.ndarray:
@@ -161,11 +166,23 @@ class PreviewRefiner:
         if is_grey(inputs.photograph):
             change = np.repeat(change.mean(2, keepdims=True), 3, axis=2)
         size = len(flow)
+        flow, change = flow * (size / 2), change * 127.5
+        low = cv2.GaussianBlur(change, (0, 0), LOW * size)
         grown = cv2.dilate(inputs.geometry[..., 2], np.ones((round(SEAM * size) | 1,) * 2, np.uint8))
         invented = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), LOW * size)
-        whole = np.maximum(inputs.features, invented)[..., None]
-        low = cv2.GaussianBlur(change, (0, 0), LOW * size)
-        return flow * (size / 2), (low + whole * (change - low)) * 127.5
+        moved = _moved(inputs.preview, flow).astype(np.float32)
+        kept = (_detail(moved + change) / _detail(moved) - KEPT[0]) / (KEPT[1] - KEPT[0])
+        features = inputs.features
+        whole = (features * kept.clip(0, 1) + (1 - features) * invented)[..., None]
+        hollow = cv2.GaussianBlur(inputs.geometry[..., 2] / np.float32(255), (0, 0), LOW * size) * features
+        share = inputs.reach * (1 - VEIL * hollow)
+        return flow, (low + whole * (change - low)) * share[..., None]
+
+
+def _detail(picture: np.ndarray) -> np.ndarray:
+    """(S, S) mean size of the finest detail about each pixel, grey levels."""
+    fine = np.abs(picture - cv2.GaussianBlur(picture, (0, 0), LOW * len(picture))).mean(2)
+    return np.asarray(cv2.GaussianBlur(fine, (0, 0), 2 * LOW * len(picture)) + 1)
 
 
 def _moved(picture: np.ndarray, flow: np.ndarray, start: tuple[int, int] = (0, 0)) -> np.ndarray:

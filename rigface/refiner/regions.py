@@ -12,6 +12,7 @@ REGIONS = ("outside", "rim", "face", "eyes", "mouth")  # their numbers in the ma
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 FACE_POINTS = 468  # of 478: the others are irises
 SOFT = 2 / 128  # of the side: spread of the edge of mouth and eyes
+FADE = 4 / 128  # of the side: spread of the edge of the rim
 RIM, EYE_MARGIN, LIP_MARGIN = 15 / 128, 9 / 128, 7 / 128  # widths of the brushes, relative to the side
 
 
@@ -31,6 +32,12 @@ def features_of(regions: np.ndarray) -> np.ndarray:
     """(S, S) float32 in [0, 1]: 1 in the mouth and the eyes, with soft edges."""
     inside = (regions >= REGIONS.index("eyes")).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(inside, (0, 0), SOFT * len(regions)))
+
+
+def reach_of(regions: np.ndarray) -> np.ndarray:
+    """(S, S) float32 in [0, 1]: 1 on the face and its rim, fading out around them."""
+    inside = (regions > 0).astype(np.float32)
+    return np.asarray((2 * cv2.GaussianBlur(inside, (0, 0), FADE * len(regions))).clip(0, 1))
 
 
 def _filled(hulls: list[np.ndarray], size: int) -> np.ndarray:

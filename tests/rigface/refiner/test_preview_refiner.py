@@ -10,8 +10,8 @@ import torch
 from rigface.errors import BadCheckpoint
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Previewer
-from rigface.refiner.network import FLOW_SCALE, RefinerConfig, RefinerNetwork
-from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, TightCrops
+from rigface.refiner.network import FLOW_SCALE, Correction, RefinerConfig, RefinerNetwork
+from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, RefinerInputs, TightCrops
 from rigface.types import FaceParams
 
 SPEC = OpenHead.load().head(0).spec
@@ -127,3 +127,20 @@ def test_picture_without_colour_stays_without():
     refined = PreviewRefiner(made, config)(crop, face(), wanted, preview)
     assert np.abs(refined.astype(int) - preview.image).max() > 5
     assert not np.ptp(refined, axis=2).any()
+
+
+def test_change_that_takes_detail_from_the_mouth_is_laid_on_by_its_low_frequencies():
+    size = 64
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+    whole, nothing = np.ones((size, size), np.float32), np.zeros((size, size, 3), np.uint8)
+    inputs = RefinerInputs(picture, picture, nothing, np.zeros(2 * SPEC.expression, np.float32), whole, whole)
+    config = RefinerConfig(SPEC, size=size, widths=(8, 16), blocks=(1, 1))
+    grey = torch.full((1, 3, size, size), 0.0)
+
+    class Blurring(RefinerNetwork):
+        def forward(self, pictures, codes):
+            return Correction(torch.zeros(1, 2, size, size), grey - pictures[:, :3])
+
+    refined = PreviewRefiner(Blurring(config), config).refine(inputs)
+    assert refined.std() > 0.7 * picture.std()
