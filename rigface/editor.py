@@ -224,11 +224,15 @@ class Editor:
             raise BadEdit("prompt: needs a model with a text encoder; this one has none")
 
     def apply(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8."""
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = "",
+        back: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8.
+
+        `back` (H, W, 3) uint8 is the image without the person, if that is known, as in a clip.
+        """
         if self._model is None:
-            crop, mask = self._preview(image, source, wanted)
+            crop, mask = self._preview(image, source, wanted, back)
             return paste_crop(image, crop, source.frame_to_crop, mask), crop
         composed = self._composer(source, wanted)
         crop = self._model(composed.conditions, seed, *([prompt] if prompt else []))
@@ -248,14 +252,20 @@ class Editor:
             crop = refined(crop, composed.conditions.render, self._preview(image, source, wanted)[0])
         return paste_crop(image, crop, source.frame_to_crop, _widened(both)), crop
 
-    def _preview(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
+    def _preview(
+        self, image: np.ndarray, source: Face, wanted: FaceParams, back: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """The preview at the photograph's own resolution, and the mask to paste it with; None: all of it."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
         size = min(max(side, 64), self._max_px or PREVIEW_PX)
-        crop = alignment.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
+        to_crop = source.frame_to_crop * (size / len(source.crop))
+        crop = alignment.crop(image, to_crop, size)
+        back = None if back is None else alignment.crop(back, to_crop, size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
-        preview = self._composer.preview(crop, source.params, wanted, mask)
-        image = preview.image if self._refiner is None else self._refiner(crop, source.params, wanted, preview)
+        preview = self._composer.preview(crop, source.params, wanted, mask, back)
+        image = preview.image
+        if self._refiner is not None:
+            image = self._refiner(crop, source.params, wanted, preview)
         if size == side:
             return image, None
         red, green, blue = cv2.split(cv2.absdiff(image, crop))

@@ -7,14 +7,19 @@ One frame is in memory at a time, or as many as are edited at once. Faces are tr
 that an edit stays with a person, and a filter with a track; a cut starts both anew. Only coefficients that the edit
 replaces, and those it needs held still, are smoothed.
 
-A resumed job analyses the frames before that point again without editing them, so that tracks and filters are the same.
+A shot has one background (`face/preview/background_plate.py`), and masks are averaged over its frames. The refiner's
+changes are not: averaged they flicker less, but then the shown picture flickers more, by 1 %, since they also correct
+the preview's own.
+
+A resumed job analyses the frames before that point again without editing them, so that tracks, filters and backgrounds
+are the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -31,6 +36,7 @@ from rigface.face.controls.transfer import TRAIT_FIELDS, white_point
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
+from rigface.face.preview.background_plate import BackgroundPlate
 from rigface.face.reconstruction.one_euro import OneEuro, OneEuroSettings, Smoother
 from rigface.types import Detection, Face, FaceParams, Frame
 from rigface.video.decode import Truncated, read_frames
@@ -39,6 +45,7 @@ from rigface.video.demux import Source
 MAX_SAMPLES = 8  # frames of a video that are measured
 CALM_FPS = 3.0  # frames analysed per second in search of the calmest, in the first CALM_S
 CALM_S = 40.0
+NEW_MASK = 0.5  # weight of a frame's own mask
 
 # Trait that the edit replaces -> fields of the source that have to hold still for it.
 NEEDS: Mapping[Trait, tuple[str, ...]] = {
@@ -131,14 +138,19 @@ def edited(
     editor.check_prompt(spec)
     fixed = editor.target_params(targets, spec)
     track = TrackedFaces(editor, options.face, smoothed_fields(spec), clip.fps, options.hold_boxes)
+    plates: dict[int, BackgroundPlate] = {}
 
-    def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
+    def plans() -> Iterator[_Plan]:
+        nonlocal plates
         for frame in clip:
             seen = track(frame)
             clip.count(bool(seen))
             if monitor is not None:
                 monitor(frame, seen)
-            yield frame, frame.image, [(t, face, editor.edited_params(face.params, spec, fixed)) for t, face in seen]
+            plates = {t: plates.get(t) or BackgroundPlate() for t, _ in seen}
+            backs = [plates[t](frame.image, face).copy() for t, face in seen]
+            faces = [(t, face, editor.edited_params(face.params, spec, fixed)) for t, face in seen]
+            yield _Plan(frame, frame.image, faces, backs)
 
     yield from _edit_frames(editor, plans(), options, spec.prompt, spec.is_nothing)
     if not clip.frames_with_faces:
@@ -173,7 +185,7 @@ def animated(
     track = TrackedFaces(editor, "largest", smooth, clip.fps)
     fixed = {trait: face.params for trait, face in targets.items()}
 
-    def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
+    def plans() -> Iterator[_Plan]:
         driver, neutral = None, rest
         for frame in clip:
             seen = track(frame)
@@ -190,33 +202,44 @@ def animated(
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people = {**fixed, **{trait: moved for trait in taken}}
                 faces.append((k, source, editor.edited_params(source.params, spec, people)))
-            yield frame, image, faces
+            yield _Plan(frame, image, faces, [None] * len(faces))
 
     yield from _edit_frames(editor, plans(), options, spec.prompt, nothing=False)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame, so there is no motion to copy", "detect")
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A frame to edit."""
+
+    frame: Frame
+    image: np.ndarray  # (H, W, 3) uint8, the picture to edit
+    faces: Faces
+    backs: Sequence[np.ndarray | None]  # the picture without each face's person, if the clip shows it
+
+
 def _edit_frames(
-    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], options: VideoOptions, prompt: str, nothing: bool
+    editor: Editor, plans: Iterator[_Plan], options: VideoOptions, prompt: str, nothing: bool
 ) -> Iterator[EditedFrame]:
     """Frames in their order, `at_once` edited at a time."""
 
-    def edit(frame: Frame, image: np.ndarray, faces: Faces) -> EditedFrame:
-        for _, face, wanted in faces if not nothing else ():
-            image, _ = editor.apply(image, face, wanted, options.seed, prompt)
-        return EditedFrame(frame.index, frame.time_s, image, faces)
+    def edit(plan: _Plan) -> EditedFrame:
+        image = plan.image
+        for (_, face, wanted), back in zip(plan.faces, plan.backs) if not nothing else ():
+            image, _ = editor.apply(image, face, wanted, options.seed, prompt, back)
+        return EditedFrame(plan.frame.index, plan.frame.time_s, image, plan.faces)
 
     pending: deque[Future[EditedFrame]] = deque()
     with ThreadPoolExecutor(options.at_once) as pool:
         try:
             for number, plan in enumerate(plans):
                 if number < options.begin:
-                    yield EditedFrame(plan[0].index, plan[0].time_s, None, plan[2])
+                    yield EditedFrame(plan.frame.index, plan.frame.time_s, None, plan.faces)
                 elif options.at_once == 1:
-                    yield edit(*plan)
+                    yield edit(plan)
                 else:
-                    pending.append(pool.submit(edit, *plan))
+                    pending.append(pool.submit(edit, plan))
                     if len(pending) >= options.at_once:
                         yield pending.popleft().result()
             while pending:
@@ -252,6 +275,7 @@ class TrackedFaces:
         self._tracker = Tracker(max_gap=ceil(fps or 25))
         self._chosen: int | None = None
         self._filters: dict[int, Smoother] = {}
+        self._masks: dict[int, np.ndarray] = {}
         self._box_filters: dict[int, OneEuro] = {}
 
     def __call__(self, frame: Frame) -> list[tuple[int, Face]]:
@@ -261,10 +285,16 @@ class TrackedFaces:
         picked = self._pick(detections, tracks)
         steady = [self._with_steady_box(detections[k], tracks[k], frame.time_s) for k in picked]
         faces = self._analyzer.faces(frame.image, steady)
+        self._masks = {tracks[k]: self._with_past(tracks[k], face.mask) for k, face in zip(picked, faces)}
         return [
-            (tracks[k], replace(face, params=self._filtered(tracks[k], face.params, frame.time_s)))
-            for k, face in zip(picked, faces)
+            (t, replace(face, params=self._filtered(t, face.params, frame.time_s), mask=self._masks[t]))
+            for t, face in zip((tracks[k] for k in picked), faces)
         ]
+
+    def _with_past(self, track: int, mask: np.ndarray) -> np.ndarray:
+        """The mask, averaged with those of the track's last frames: both are of crops that follow the head."""
+        past = self._masks.get(track)
+        return mask if past is None else cv2.addWeighted(past, 1 - NEW_MASK, mask, NEW_MASK, 0)
 
     def _pick(self, detections: list[Detection], tracks: list[int]) -> list[int]:
         if self._face == "all" or not detections:

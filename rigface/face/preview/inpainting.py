@@ -34,7 +34,7 @@ def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, 
     Returns the filled background, valid where the second is above 0: (S, S) uint8, 255 on the person and their soft
     edges. Both are shared between calls and not to be written to.
     """
-    key = (len(crop), zlib.crc32(np.ascontiguousarray(crop)), zlib.crc32(np.ascontiguousarray(mask)))
+    key = (len(crop), *(zlib.crc32(np.ascontiguousarray(a).data) for a in (crop, mask)))
     with _turn:
         if key in _kept:
             _kept.move_to_end(key)
@@ -48,20 +48,30 @@ def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _inpainted(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    size = len(crop)
+    hole = hole_of(mask)
+    return fill_background(crop, hole), hole
+
+
+def hole_of(mask: np.ndarray) -> np.ndarray:
+    """(S, S) uint8: the mask (S, S) grown by what a person's soft edges and hair exceed it, itself with soft edges."""
     person = cv2.dilate(cv2.resize(mask, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA), _disc(GROW))
-    known = person < 8
-    small = cv2.resize(crop, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(cv2.blur(person, (3, 3)), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def fill_background(picture: np.ndarray, hole: np.ndarray, has_texture: bool = True) -> np.ndarray:
+    """The picture (S, S, 3) uint8 with the hole, above 0 in (S, S) uint8, filled in from around it."""
+    size = len(picture)
+    known = cv2.resize(hole, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA) < 8
+    small = cv2.resize(picture, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     smooth: np.ndarray = (_filled(small, known.astype(np.float32)) + 0.5).clip(0, 255).astype(np.uint8)
     smooth = cv2.resize(smooth, (size, size), interpolation=cv2.INTER_LINEAR)
-    hole = cv2.resize(cv2.blur(person, (3, 3)), (size, size), interpolation=cv2.INTER_LINEAR)
     depth = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 5) / WORK_PX
     rim = ~known & (depth < RIM)
-    if not rim.any() or not known.any():
-        return smooth, hole
-    filled = fill_by_patches(crop, ~known, rim, smooth)
+    if not (has_texture and rim.any() and known.any()):
+        return smooth
+    filled = fill_by_patches(picture, ~known, rim, smooth)
     share = cv2.resize(np.clip((RIM - depth) / (FADE * RIM), 0, 1).astype(np.float32), (size, size))
-    return cv2.blendLinear(filled, smooth, share, 1 - share), hole
+    return cv2.blendLinear(filled, smooth, share, 1 - share)
 
 
 def _disc(share: float) -> np.ndarray:

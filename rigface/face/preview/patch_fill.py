@@ -58,7 +58,7 @@ def fill_by_patches(picture: np.ndarray, hole: np.ndarray, rim: np.ndarray, star
 def _nearest(sources: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:
     """(h, w, 2) int32 offsets y, x that end on the source next to where the given ones end, or next to the pixel."""
     side = len(sources)
-    here = np.stack(np.mgrid[:side, :side], axis=-1)
+    here = np.moveaxis(np.mgrid[:side, :side], 0, 2)
     ends = here if offsets is None else np.clip(here + offsets, 0, side - 1)
     _, labels = cv2.distanceTransformWithLabels(
         (~sources).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL

@@ -34,7 +34,7 @@ from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
 from rigface.face.preview.eye_mouth_openings import Opening, close_opening, find_openings
-from rigface.face.preview.inpainting import inpaint_background
+from rigface.face.preview.inpainting import hole_of, inpaint_background
 from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, ring_triangles, surround_mesh
 from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.lighting import shade
@@ -76,11 +76,13 @@ class Previewer:
         self._mesh = _mesh(self._model)
 
     def __call__(
-        self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, mask: np.ndarray | None = None
-    ) -> Preview:
+        self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, mask: np.ndarray | None = None,
+        back: np.ndarray | None = None,
+    ) -> Preview:  # fmt: skip
         """Preview one edit of a crop (S, S, 3) uint8, from its coefficients to those wanted; one face, numpy.
 
-        The mask (S, S) uint8 is 255 on the person in the crop.
+        The mask (S, S) uint8 is 255 on the person in the crop; `back` (S, S, 3) uint8 is the crop without the person,
+        if that is known.
         """
         size, mesh, grey = len(crop), self._mesh, is_grey(crop)
         both = _pair(source, wanted)
@@ -97,7 +99,7 @@ class Previewer:
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
         drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
         fragments = rasterize(torch.from_numpy(drawn)[None], mesh.triangles, size)
-        soft, back, hole = _layers(crop, mask, drawn, table)
+        soft, back, hole = _layers(crop, mask, back, drawn, table)
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
@@ -252,7 +254,7 @@ def _shown(facing: np.ndarray, mirror: np.ndarray, seen: tuple[float, float]) ->
 
 
 def _layers(
-    crop: np.ndarray, mask: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
+    crop: np.ndarray, mask: np.ndarray | None, back: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mask with soft edges, the background behind the person, the mask of its filled pixels; or empty arrays."""
     nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
@@ -264,7 +266,7 @@ def _layers(
     moved = np.abs(drawn[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
     if moved * 512 / size < pixel_kernel.STILL_PX:
         return soft, *nothing[1:]
-    return soft, *inpaint_background(crop, mask)
+    return (soft, *inpaint_background(crop, mask)) if back is None else (soft, back, hole_of(mask))
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray, grey: bool) -> np.ndarray:

@@ -33,10 +33,10 @@ def matte(person: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
     colours = cv2.cvtColor(guide, cv2.COLOR_RGB2RGBA).astype(np.float32)
     colours[..., 3] = 1
     edged = cv2.transform(cv2.multiply(planes, colours), np.full((1, 4), 1 / (1 - 2 * HAZE)))
-    edged -= np.float32(HAZE / (1 - 2 * HAZE))
+    edged = cv2.subtract(edged, np.full_like(edged, HAZE / (1 - 2 * HAZE)))
     least, most = (_enlarged(cv2.blur(moved, (3, 3)), size) for moved in _moved(coarse))
     within = cv2.min(cv2.max(edged, least), most)
-    return cv2.convertScaleAbs(cv2.max(within, 0.0), alpha=255)  # 255 at most
+    return cv2.convertScaleAbs(np.maximum(within, 0), alpha=255)  # 255 at most
 
 
 def _moved(coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
