@@ -23,7 +23,7 @@ from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 # Yaw of the photograph, degrees, and how far a head may turn back from there before its hidden side shows too much.
 # Of 23 turns beyond it 15 looked wrong (a second ear, a patch for a cheek); of 125 within it 2, a hand over the face.
 TURNS_BACK_DEG = ((0, 3, 6, 33, 45), (45, 40, 27, 27, 12))
-MAX_YAW_DEG = 75.0  # beyond, a profile has no second eye to draw
+MAX_YAW_DEG, MAX_TURN_DEG = 75.0, 45.0  # beyond this yaw a profile has no second eye to draw; and of any turn
 TURNED_DEG = 8.0  # a smaller turn shows nothing new
 CUT_OFF = 1.0  # of the face's width: so much of the head may end at the picture's edge; of 5 beyond, 4 showed a smear
 # Of `types.Quality`: below, a mask, a hand or dark glasses cover the face, or it is hardly seen. 4 of 5 looked wrong.
@@ -60,7 +60,8 @@ def _unseen(source: FaceParams, drawn: FaceParams) -> list[EditWarning]:
     yaw, wanted = float(before[0]), float(after[0])
     back = float(np.interp(abs(yaw), *TURNS_BACK_DEG))
     side = -1.0 if yaw < 0 else 1.0
-    bounds = sorted((yaw - side * back, side * max(MAX_YAW_DEG, abs(yaw))))
+    away = max(min(MAX_YAW_DEG, abs(yaw) + MAX_TURN_DEG), abs(yaw))
+    bounds = sorted((yaw - side * back, side * away))
     if bounds[0] <= wanted <= bounds[1] or abs(wanted - yaw) < TURNED_DEG:
         return []
     text = "This turn shows a side of the head that the photograph hides, and what it invents there may look wrong."

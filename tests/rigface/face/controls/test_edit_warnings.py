@@ -51,10 +51,15 @@ def test_hidden_side_is_named_with_the_range_that_holds(side):
     (found,) = warned(portrait(25 * side), yaw_deg=-10 * side)
     assert found.code == "unseen-side"
     low, high = found.holds["yaw_deg"]
-    assert sorted((abs(low), abs(high))) == [2, 75]
+    assert sorted((abs(low), abs(high))) == [2, 70]
     for inside in (low, high):
         assert warned(portrait(25 * side), yaw_deg=inside) == []
     assert warned(portrait(25 * side), yaw_deg=45 * side) == []
+
+
+def test_head_seen_from_the_front_turns_as_far_to_either_side():
+    low, high = warned(portrait(), yaw_deg=60)[0].holds["yaw_deg"]
+    assert (low, high) == (-45, 45)
 
 
 def test_profile_turns_back_less_than_a_half_profile():
