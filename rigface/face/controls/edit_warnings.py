@@ -61,8 +61,8 @@ def _unseen(source: FaceParams, drawn: FaceParams) -> list[EditWarning]:
     back = float(np.interp(abs(yaw), *TURNS_BACK_DEG))
     side = -1.0 if yaw < 0 else 1.0
     away = max(min(MAX_YAW_DEG, abs(yaw) + MAX_TURN_DEG), abs(yaw))
-    bounds = sorted((yaw - side * back, side * away))
-    if bounds[0] <= wanted <= bounds[1] or abs(wanted - yaw) < TURNED_DEG:
+    bounds = sorted(round(x, 2) for x in (yaw - side * back, side * away))
+    if bounds[0] <= round(wanted, 2) <= bounds[1] or abs(wanted - yaw) < TURNED_DEG:
         return []
     text = "This turn shows a side of the head that the photograph hides, and what it invents there may look wrong."
     return [EditWarning("unseen-side", text, {"yaw_deg": (float(math.ceil(bounds[0])), float(math.floor(bounds[1])))})]
