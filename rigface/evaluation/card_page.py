@@ -62,11 +62,12 @@ def print_tables(card: ReportCard, console: Console | None = None) -> None:
             )
             table.add_row(label if len(unit) > MAX_UNIT else f"{label}, {unit}", *cells)
         console.print(table)
-    for more in card_tables.tables(card):
-        if more.title in (card_tables.LINEAR, card_tables.CLIPS) or more.title.startswith(card_tables.CLAIMS):
-            columns = [Column(name.replace("\n", " "), no_wrap=name in ("model", "number")) for name in more.head]
-            table = Table(*columns, title=more.title, title_justify="left")
-            for line in more.body:
-                if line[0] not in CONTROLS:
-                    table.add_row(*line)
-            console.print(table)
+    claims = [table for table in card_tables.short_tables(card) if table.title.startswith(card_tables.CLAIMS)]
+    rest = [t for t in card_tables.tables(card) if t.title in (card_tables.LINEAR, card_tables.CLIPS)]
+    for more in (*claims, *rest):
+        columns = [Column(name.replace("\n", " "), no_wrap=name in ("model", "number")) for name in more.head]
+        table = Table(*columns, title=more.title, title_justify="left")
+        for line in more.body:
+            if line[0] not in CONTROLS:
+                table.add_row(*line)
+        console.print(table)

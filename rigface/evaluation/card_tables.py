@@ -42,7 +42,12 @@ def short_tables(card: ReportCard) -> list[Table]:
         body = tuple((label.replace("\n", ", "), *values) for label, *values in zip(h.head, *h.body))[1:]
         bold = frozenset((place - 1, row + 1) for row, place in h.best)
         out.append(Table(f"{h.edit} ({h.edits} edits)", ("", *(line[0] for line in h.body)), body, bold=bold))
-    return [*out, _claims(card)] if card.against else out
+    if card.against:
+        every = _claims(card)
+        kept = tuple(line for line in every.body if line[-1] != "nothing")
+        title = f"{every.title}; nothing in {len(every.body) - len(kept)} of {len(every.body)} comparisons"
+        out.append(Table(title, every.head, kept))
+    return out
 
 
 def tables(card: ReportCard) -> list[Table]:

@@ -20,6 +20,7 @@ COLUMNS = (
     "background_psnr", "latency_s",
 )  # fmt: skip
 WITHOUT_TRUTH = ("identity_*", "roll_*", "background_psnr")  # left out where a true frame says more
+MIN_COUNT = 5  # edits that a gain must count for a headline
 SWEEP = " sweep"  # suffix of the names of sweeps
 
 
@@ -60,7 +61,12 @@ def columns_of(card: ReportCard, rows: list[CardRow]) -> list[Metric]:
             for m in card.metrics
             if name.fullmatch(m.name) and ("*" not in pattern or " by " in m.extractor) and m not in out
         ]
-    return [m for m in out if any(math.isfinite(value_of(row, m.name)) for row in rows)]
+    return [m for m in out if _count(m.name, rows) >= (MIN_COUNT if m.name.startswith(("gain_", "light_")) else 1)]
+
+
+def _count(metric: str, rows: list[CardRow]) -> int:
+    """The most edits that a row of the metric counts."""
+    return max((row.cells[metric].count for row in rows if metric in row.cells), default=0)
 
 
 def _headline(edit: str, rows: list[CardRow], columns: list[Metric]) -> Headline:
@@ -89,8 +95,7 @@ def _badness(metric: Metric, value: float) -> float:
 
 def _label(metric: Metric, rows: list[CardRow]) -> str:
     if metric.name.startswith("gain_"):
-        counts = {row.cells[metric.name].count for row in rows if metric.name in row.cells}
-        return f"{metric.label}\nof {max(counts)} edits"
+        return f"{metric.label}\nof {_count(metric.name, rows)} edits"
     return f"{metric.label}\n{metric.unit}"
 
 
