@@ -46,12 +46,12 @@ class TaskSampler:
         return self._sweeps() if kind == "sweep" else self._clips()
 
     def _self_edits(self) -> Iterator[PlannedTask]:
-        """Three quarters pairs, spread as `pair` spreads them; one quarter frames under an invented light."""
+        """Three quarters pairs, people in turns; one quarter frames under an invented light."""
         settings, limit, seed = PairSettings(), self._config.limit, self._config.seed
         pairs, _ = pair_sampling.candidates(self.frames, settings.max_candidates, settings.max_identity_distance, seed)
         differs = np.any([pairs.deltas[name] >= edges[0] for name, edges in pair_sampling.EDGES.items()], axis=0)
         pairs = pairs.take(np.flatnonzero(differs))
-        chosen = pairs.take(pair_sampling.choose(pairs, limit - limit // 4, seed))
+        chosen = pairs.take(in_turns(pairs.person, pairs.cell, limit - limit // 4, seed))
         for k in range(len(chosen)):
             take = [name for name, edges in pair_sampling.EDGES.items() if chosen.deltas[name][k] >= edges[0]]
             edit = EditSpec.from_dict({"take": take})
@@ -136,3 +136,11 @@ class TaskSampler:
             target_person=None if target is None else str(frames.identity[target]),
             **more,
         )
+
+
+def in_turns(person: np.ndarray, cell: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """(K,) numbers of pairs (P,), K <= wanted: one of each person, and again; those of a person from cell to cell."""
+    order = np.random.default_rng([seed, 1]).permutation(len(person))
+    both = person[order].astype(np.int64) * (int(cell.max(initial=0)) + 1) + cell[order]
+    order = order[np.argsort(pair_sampling.turns(both), kind="stable")]
+    return order[np.argsort(pair_sampling.turns(person[order]), kind="stable")][:wanted]
