@@ -8,13 +8,13 @@ than noise, `n` the pairs that a gain counts.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rigface.evaluation.claims import claims, verdict
 from rigface.evaluation.metric_registry import Cell, Metric
-from rigface.evaluation.report_card import ReportCard
+from rigface.evaluation.report_card import CardRow, ReportCard
 from rigface.evaluation.summary import headlines
 from rigface.metrics.statistics import Difference
 
@@ -114,7 +114,7 @@ def shown(metric: Metric, cell: Cell | None, is_noise: bool = False) -> str:
 def _main(card: ReportCard) -> Table:
     lead = ("model", "edit", "N", "fail %")
     measured = [m for m in card.metrics if any(m.name in row.cells for row in card.rows)]
-    rest = {
+    rest: dict[str, Callable[[CardRow], str]] = {
         "largest leakage\nfloors": lambda r: "\n".join(f"{_number(x, 1)} {t}" for t, x in r.leaks[:2]) or "–",
         "face Fréchet": lambda r: _number(r.frechet, 3),
         "FID": lambda r: _number(r.fid, 1),

@@ -145,7 +145,7 @@ def _lights(cases: Sequence[Case]) -> dict[str, Any]:
     source = geometry.stack([c.source.params for c in cases]).light
     wanted = geometry.stack([c.wanted for c in cases]).light
     floor = np.array([c.is_floor for c in cases])
-    aim = np.where(floor[:, None, None], source, wanted)
+    aim = np.asarray(np.where(floor[:, None, None], source, wanted))
     gap = np.full(3, np.nan)
     skin = np.stack([c.output.skin if c.output else gap for c in cases])
     own_skin = np.stack([c.source.skin for c in cases])

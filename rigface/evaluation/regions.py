@@ -71,7 +71,7 @@ def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def _band(mask: np.ndarray, radius: float) -> np.ndarray:
     """Pixels near the border of a mask, on both sides; the picture's own border is none."""
-    return _grown(mask, radius) & _grown(~mask, radius)
+    return np.asarray(_grown(mask, radius) & _grown(~mask, radius))
 
 
 def detail_energy(picture: np.ndarray, where: np.ndarray, unit: float) -> float:

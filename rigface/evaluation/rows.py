@@ -137,19 +137,18 @@ class _Sizer:
         return self._small[id(picture)][1]
 
     def edit(self, edited: Edited) -> Edited:
-        names = ("source", "output", "target", "truth")
-        pictures = {name: p if (p := getattr(edited, name)) is None else self(p) for name in names}
-        want = pictures["source"].shape
-        for name in ("output", "truth"):
-            if pictures[name] is not None and pictures[name].shape != want:
+        source = self(edited.source)
+        output, target, truth = (None if p is None else self(p) for p in (edited.output, edited.target, edited.truth))
+        want = source.shape
+        for name, picture in (("output", output), ("truth", truth)):
+            if picture is not None and picture.shape != want:
                 raise ValueError(
-                    f"{edited.name} {edited.key}: want {name} in the source's framing {want}, "
-                    f"got {pictures[name].shape}"
+                    f"{edited.name} {edited.key}: want {name} in the source's framing {want}, got {picture.shape}"
                 )
         shown = edited.truth_shown
         if shown is not None and shown.shape != want[:2]:
             shown = cv2.resize(shown.astype(np.uint8), want[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        return replace(edited, truth_shown=shown, **pictures)
+        return replace(edited, source=source, output=output, target=target, truth=truth, truth_shown=shown)
 
     def digest(self, picture: np.ndarray | None) -> bytes:
         if picture is None:
