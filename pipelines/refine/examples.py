@@ -47,7 +47,7 @@ from rigface.face.reconstruction.parsers import load_parser
 from rigface.image import decode, decode_mask, encode_png
 from rigface.profile import OWN, ConditionSpec
 from rigface.refiner.preview_refiner import RefinerInputs, TightCrops
-from rigface.refiner.regions import REGIONS, features_of, reach_of, regions_of
+from rigface.refiner.regions import REGIONS, regions_of
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
@@ -217,6 +217,6 @@ def examples_of(rows: Iterable[dict[str, Any]]) -> list[RefinerExample]:
     for row in rows:
         pictures = {name: decode(row[name]) for name in ("preview", "photograph", "geometry")}
         regions, code = decode_mask(row["regions"]), np.array(row["code"], np.float32)
-        inputs = RefinerInputs(**pictures, code=code, features=features_of(regions), reach=reach_of(regions))
+        inputs = RefinerInputs(**pictures, code=code, regions=regions)
         examples.append(RefinerExample(inputs, decode(row["target"]), regions))
     return examples

@@ -9,7 +9,8 @@ its own face, so that its mouth and eyes are near those of the preview.
 The flow moves the preview at the preview's own size, so the photograph's detail stays. The change of colour is 128 px
 wide, and a network answers doubt with a mean. So the change is laid on whole only where that takes no detail away: in
 mouth and eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are; inside an open
-mouth half of it; beyond the rim, where nothing was learned, none.
+mouth half of it; beyond the rim, where nothing was learned, none. The flow moves features and rim alone: on the skin
+between it brings no gain, and moves the person's own proportions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from rigface.face.preview.warp import Preview
 from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.renderer import render
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner
-from rigface.refiner.regions import features_of, reach_of, regions_of
+from rigface.refiner.regions import features_of, reach_of, regions_of, skin_of
 from rigface.types import CROP_PX, FaceParams
 
 RATIO = 1.15  # side of the tight crop, relative to the larger side of the projected face
@@ -52,8 +53,7 @@ class RefinerInputs:
     photograph: np.ndarray
     geometry: np.ndarray  # x and y of the normals, 128 is 0; and the share that the preview invented, 255 is all
     code: np.ndarray  # the wanted expression, then the photograph's own
-    features: np.ndarray  # (S, S) float32 in [0, 1], 1 in mouth and eyes; the network does not see it
-    reach: np.ndarray  # (S, S) float32 in [0, 1], 1 on face and rim, beyond which nothing was learned; nor this
+    regions: np.ndarray  # (S, S) uint8 of `regions.REGIONS`, of the wanted face; the network does not see it
 
 
 class TightCrops:
@@ -78,14 +78,13 @@ class TightCrops:
         after, before = _scaled(square, to_512), _scaled(self.square(source), to_512)
         invented = (preview.invented * 255).astype(np.uint8)
         normals = self._normals(wanted, square)
-        regions = regions_of(alignment.apply(square, _projected(self._control, wanted)), self.size)
+        points = alignment.apply(square, _projected(self._control, wanted))
         return RefinerInputs(
             preview=alignment.crop(preview.image, after, self.size),
             photograph=alignment.crop(crop, before, self.size),
             geometry=np.dstack([normals[..., :2], alignment.crop(invented, after, self.size)]),
             code=np.concatenate([wanted.expression, source.expression]).astype(np.float32),
-            features=features_of(regions),
-            reach=reach_of(regions),
+            regions=regions_of(points, self.size),
         )
 
     def _normals(self, params: FaceParams, square: np.ndarray) -> np.ndarray:
@@ -166,16 +165,16 @@ class PreviewRefiner:
         if is_grey(inputs.photograph):
             change = np.repeat(change.mean(2, keepdims=True), 3, axis=2)
         size = len(flow)
-        flow, change = flow * (size / 2), change * 127.5
+        features, skin = features_of(inputs.regions), skin_of(inputs.regions)
+        flow, change = flow * (1 - skin[..., None]) * np.float32(size / 2), change * 127.5
         low = cv2.GaussianBlur(change, (0, 0), LOW * size)
         grown = cv2.dilate(inputs.geometry[..., 2], np.ones((round(SEAM * size) | 1,) * 2, np.uint8))
         invented = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), LOW * size)
         moved = _moved(inputs.preview, flow).astype(np.float32)
         kept = (_detail(moved + change) / _detail(moved) - KEPT[0]) / (KEPT[1] - KEPT[0])
-        features = inputs.features
         whole = (features * kept.clip(0, 1) + (1 - features) * invented)[..., None]
         hollow = cv2.GaussianBlur(inputs.geometry[..., 2] / np.float32(255), (0, 0), LOW * size) * features
-        share = inputs.reach * (1 - VEIL * hollow)
+        share = reach_of(inputs.regions) * (1 - VEIL * hollow)
         return flow, (low + whole * (change - low)) * share[..., None]
 
 

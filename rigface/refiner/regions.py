@@ -40,6 +40,12 @@ def reach_of(regions: np.ndarray) -> np.ndarray:
     return np.asarray((2 * cv2.GaussianBlur(inside, (0, 0), FADE * len(regions))).clip(0, 1))
 
 
+def skin_of(regions: np.ndarray) -> np.ndarray:
+    """(S, S) float32 in [0, 1]: 1 on the face beside mouth and eyes, with soft edges."""
+    inside = (regions == REGIONS.index("face")).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(inside, (0, 0), FADE * len(regions)))
+
+
 def _filled(hulls: list[np.ndarray], size: int) -> np.ndarray:
     mask = np.zeros((size, size), np.uint8)
     for hull in hulls:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Previewer
 from rigface.refiner.network import FLOW_SCALE, Correction, RefinerConfig, RefinerNetwork
 from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, RefinerInputs, TightCrops
+from rigface.refiner.regions import REGIONS
 from rigface.types import FaceParams
 
 SPEC = OpenHead.load().head(0).spec
@@ -100,21 +100,25 @@ def test_refiner_of_another_head_is_refused():
         PreviewRefiner(RefinerNetwork(other), other)
 
 
-def test_flow_moves_the_preview_at_its_own_size():
+def test_flow_moves_the_mouth_at_the_size_of_the_preview_and_leaves_the_skin():
     wanted, crop = face(yaw=0.2), photograph(640)
-    preview = preview_of(crop, wanted)
+    preview, crops = preview_of(crop, wanted), TightCrops(32)
     made, config = network(0.0)
     with torch.no_grad():
         made.motion.bias[0] = 2 / 16 / FLOW_SCALE  # two of 32 px to the right
     refined = PreviewRefiner(made, config)(crop, face(), wanted, preview)
-    square = TightCrops(32).square(wanted)
-    middle = ((16 - square[:, 2]) / square[0, 0] * 640 / 512).astype(int)
-    step = 2 / square[0, 0] * 640 / 512
-    rows = slice(middle[1] - 20, middle[1] + 20)
-    start = middle[0] - 20 + step
-    columns = np.tile(np.arange(start, start + 40), (40, 1)).astype(np.float32)
-    expected = cv2.remap(preview.image[rows], columns, np.mgrid[:40, :40][0].astype(np.float32), cv2.INTER_CUBIC)
-    np.testing.assert_allclose(refined[rows, middle[0] - 20 : middle[0] + 20], expected, atol=2)
+    square = crops.square(wanted)
+    zoom = 640 / 512 / square[0, 0]
+    mouth = (
+        np.argwhere(crops.inputs(crop, face(), wanted, preview).regions == REGIONS.index("mouth")).mean(0)[::-1] + 0.5
+    )
+    x, y = ((mouth - square[:, 2]) * zoom).astype(int)
+    step = round(2 * zoom)
+    at_mouth, skin = np.s_[y - 4 : y + 5, x - 4 : x + 5], np.s_[y - int(7 * zoom), x - 4 : x + 5]
+    to_the_right = np.s_[y - 4 : y + 5, x - 4 + step : x + 5 + step]
+    np.testing.assert_allclose(refined[at_mouth], preview.image[to_the_right], atol=4)
+    assert np.abs(refined[at_mouth].astype(int) - preview.image[at_mouth]).max() > 10
+    np.testing.assert_allclose(refined[skin], preview.image[skin], atol=4)
     assert np.array_equal(refined[:2], preview.image[:2])
 
 
@@ -133,8 +137,8 @@ def test_change_that_takes_detail_from_the_mouth_is_laid_on_by_its_low_frequenci
     size = 64
     random = np.random.default_rng(0)
     picture = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    whole, nothing = np.ones((size, size), np.float32), np.zeros((size, size, 3), np.uint8)
-    inputs = RefinerInputs(picture, picture, nothing, np.zeros(2 * SPEC.expression, np.float32), whole, whole)
+    mouth, nothing = np.full((size, size), REGIONS.index("mouth"), np.uint8), np.zeros((size, size, 3), np.uint8)
+    inputs = RefinerInputs(picture, picture, nothing, np.zeros(2 * SPEC.expression, np.float32), mouth)
     config = RefinerConfig(SPEC, size=size, widths=(8, 16), blocks=(1, 1))
     grey = torch.full((1, 3, size, size), 0.0)
 
