@@ -6,11 +6,11 @@ change, applied at the preview's own size. Training (`pipelines/refine`) cuts it
 *Tight crop*: the square around the drawn face mesh, `RATIO` times its larger side, S px. The photograph is cut around
 its own face, so that its mouth and eyes are near those of the preview.
 
-The flow moves the preview at the preview's own size, so the photograph's detail stays. The change of colour is 128 px
-wide, and a network answers doubt with a mean. So the change is laid on whole only where that takes no detail away: in
-mouth and eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are; inside an open
-mouth half of it; beyond the rim, where nothing was learned, none. The flow moves features and rim alone: on the skin
-between it brings no gain, and moves the person's own proportions.
+The flow moves the preview at the preview's own size, so the photograph's detail stays. It moves features and rim alone:
+on the skin between it brings no gain, and moves the person's own proportions. The change of colour is 128 px wide, and
+a network answers doubt with a mean. So the change is laid on whole only where that takes no detail away: in mouth and
+eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are; inside an open mouth a
+quarter of it; beyond the rim, where nothing was learned, none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RATIO = 1.15  # side of the tight crop, relative to the larger side of the proje
 LOW = 1.5 / 128  # of the tight crop's side: spread of the low-pass of the change beside mouth and eyes
 FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
 KEPT = (0.5, 0.9)  # ratios of detail after and before, between which a change in mouth and eyes is laid on as a whole
-VEIL = 0.5  # share of the change that is left out inside the mouth: a mean of teeth, tongue and dark is a veil
+VEIL = 0.75  # share of the change that is left out inside the mouth: a mean of teeth, tongue and dark is a veil
 SEAM = 5 / 128  # of the tight crop's side, by which what was invented is grown: its seam is to be corrected too
 MOVING = ("shape", "expression", "head_rotation", "jaw_rotation", "camera")  # what a refiner may have to correct
 MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
