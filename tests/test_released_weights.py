@@ -99,7 +99,19 @@ def test_dataset_of_the_profile_trains_and_measures_the_released_model(assets, p
     assert main(["train", "debug", latents, run, *how]) == 0
     trained = f"{run}/model"
     assert main(["edit", str(photo), str(tmp_path / "b.png"), "--checkpoint", trained, "--steps", "1", *EDIT]) == 0
-    evaluated = ["--models", trained, "--all-people", "--limit", "1", "--seeds", "1", "--tasks", "self"]
+    evaluated = [
+        "--models",
+        trained,
+        "--all-people",
+        "--limit",
+        "1",
+        "--seeds",
+        "1",
+        "--tasks",
+        "self",
+        "--min-confidence",
+        "0",
+    ]
     assert main(["evaluate", faces, str(tmp_path / "card"), *evaluated]) == 0
     assert "head flame" in (tmp_path / "card" / "card.json").read_text()
 

@@ -26,6 +26,7 @@ class EvaluateConfig:
     tasks: tuple[TaskKind, ...] = ()
     """Of self (two frames of one person), cross (a trait of another person), sweep (one number), clip; none: all
     that the data can give."""
+    min_confidence: float = 0.4  # Of a face's fit, to be used.
     limit: int = 96  # Self-edits, and as many cross-identity edits.
     sweeps: int = 4  # People whose numbers are swept.
     clips: int = 4
@@ -57,5 +58,6 @@ class EvaluateConfig:
             raise PlanError(f"--tasks: want some of {', '.join(TASK_KINDS)}, got {', '.join(unknown)}")
         in_range(self, "[1, inf)", "limit", "seeds", "clip_frames")
         in_range(self, "[0, inf)", "sweeps", "clips", "page_tasks", "threads")
+        in_range(self, "[0, 1]", "min_confidence")
         in_range(self, "[32, 512]", "size")
         in_range(self, SEED, "seed")

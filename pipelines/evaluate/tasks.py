@@ -71,7 +71,7 @@ class FacesSource:
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
         """The tasks of these kinds; PlanError if no person is held out."""
         settings = PairSettings()
-        gates = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
+        gates = (config.min_confidence, settings.min_sharpness, settings.min_face_px)
         frames, places = read_frames(self._source, dict(zip(GATES, gates)))
         usable = np.array([config.all_people or split_of(str(person)) == "test" for person in frames.identity])
         frames = replace(frames, good=frames.good & usable)

@@ -9,8 +9,9 @@ its own face, so that its mouth and eyes are near those of the preview.
 The flow moves the preview at the preview's own size, so the photograph's detail stays. It moves features and rim alone:
 on the skin between it brings no gain, and moves the person's own proportions. The change of colour is 128 px wide, and
 a network answers doubt with a mean. So the change is laid on whole only where that takes no detail away: in mouth and
-eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are; inside an open mouth a
-quarter of it; beyond the rim, where nothing was learned, none.
+eyes unless it blurs them, and where the preview invented. Elsewhere its low frequencies are, less their mean over the
+skin, whose colour the photograph knows; inside an open mouth a quarter of it; beyond the rim, where nothing was
+learned, none. Everything fades out for mouths that open wider than those of the examples.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ LOW = 1.5 / 128  # of the tight crop's side: spread of the low-pass of the chang
 FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
 KEPT = (0.5, 0.9)  # ratios of detail after and before, between which a change in mouth and eyes is laid on as a whole
 VEIL = 0.75  # share of the change that is left out inside the mouth: a mean of teeth, tongue and dark is a veil
+OPENED = (0.5, 1.2)  # change of `jawOpen` between which all corrections fade out: the examples open few mouths wider
 SEAM = 5 / 128  # of the tight crop's side, by which what was invented is grown: its seam is to be corrected too
 MOVING = ("shape", "expression", "head_rotation", "jaw_rotation", "camera")  # what a refiner may have to correct
 MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
@@ -116,6 +118,7 @@ class PreviewRefiner:
             )
         self.config, self._network = config, network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._crops = TightCrops(config.size)
+        self._jaw = config.head.expression_names.index("jawOpen")
         ramp = np.minimum(np.arange(config.size) + 0.5, config.size - np.arange(config.size) - 0.5)
         ramp = np.clip(ramp / (FADE * config.size), 0, 1)
         self._window = np.minimum.outer(ramp, ramp).astype(np.float32)
@@ -168,14 +171,19 @@ class PreviewRefiner:
         features, skin = features_of(inputs.regions), skin_of(inputs.regions)
         flow, change = flow * (1 - skin[..., None]) * np.float32(size / 2), change * 127.5
         low = cv2.GaussianBlur(change, (0, 0), LOW * size)
+        tone = (change * skin[..., None]).sum((0, 1)) / max(float(skin.sum()), 1.0)
+        low -= skin[..., None] * tone  # skin keeps its mean colour, which the photograph knows better
         grown = cv2.dilate(inputs.geometry[..., 2], np.ones((round(SEAM * size) | 1,) * 2, np.uint8))
         invented = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), LOW * size)
         moved = _moved(inputs.preview, flow).astype(np.float32)
         kept = (_detail(moved + change) / _detail(moved) - KEPT[0]) / (KEPT[1] - KEPT[0])
         whole = (features * kept.clip(0, 1) + (1 - features) * invented)[..., None]
         hollow = cv2.GaussianBlur(inputs.geometry[..., 2] / np.float32(255), (0, 0), LOW * size) * features
-        share = reach_of(inputs.regions) * (1 - VEIL * hollow)
-        return flow, (low + whole * (change - low)) * share[..., None]
+        wanted, own = np.split(inputs.code, 2)
+        opened = abs(float(wanted[self._jaw] - own[self._jaw]))
+        learned = float(np.clip((OPENED[1] - opened) / (OPENED[1] - OPENED[0]), 0, 1))
+        share = learned * reach_of(inputs.regions) * (1 - VEIL * hollow)
+        return learned * flow, (low + whole * (change - low)) * share[..., None]
 
 
 def _detail(picture: np.ndarray) -> np.ndarray:

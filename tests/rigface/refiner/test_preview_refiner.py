@@ -8,7 +8,7 @@ import torch
 
 from rigface.errors import BadCheckpoint
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.warp import Previewer
+from rigface.face.preview.warp import Preview, Previewer
 from rigface.refiner.network import FLOW_SCALE, Correction, RefinerConfig, RefinerNetwork
 from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, RefinerInputs, TightCrops
 from rigface.refiner.regions import REGIONS
@@ -66,19 +66,41 @@ def test_network_without_change_leaves_the_preview_of_any_size(size):
 
 
 @pytest.mark.parametrize("size", [256, 640])
-def test_change_is_added_on_the_face_and_fades_out_around_it(size):
+def test_change_is_added_in_the_mouth_and_skin_keeps_its_mean_colour(size):
     wanted = face(yaw=0.2)
     crop = photograph(size)
     preview = preview_of(crop, wanted)
     refined = PreviewRefiner(*network(0.2))(crop, face(), wanted, preview)
     change = refined.astype(int) - preview.image
-    square = TightCrops(32).square(wanted)
-    middle = ((16 - square[:, 2]) / square[0, 0] * size / 512).astype(int)
+    mouth, nose = (pixel_of(region, crop, wanted, preview) for region in ("mouth", "face"))
     expected = 0.2 / (1 + np.exp(-0.2)) * 127.5
-    assert np.abs(change[middle[1], middle[0]] - expected).max() <= 1
+    assert np.abs(change[mouth] - expected).max() <= 1
+    assert np.abs(change[nose]).max() <= 1
     assert not change[:2].any()
     assert not change[:, :2].any()
-    assert np.abs(np.diff(change[middle[1], :, 0])).max() < expected / 2  # no edge
+    assert np.abs(np.diff(change[mouth[0], :, 0])).max() < expected / 2  # no edge
+
+
+def test_mouth_that_opens_wider_than_in_any_example_is_the_previews():
+    crop, jaw = photograph(256), SPEC.expression_names.index("jawOpen")
+    changes = []
+    for amount in (0.4, 0.8, 1.3):
+        wanted = face(yaw=0.2)
+        wanted.expression[jaw] = amount
+        preview = preview_of(crop, wanted)
+        refined = PreviewRefiner(*network(0.2))(crop, face(), wanted, preview)
+        changes.append(np.abs(refined.astype(int) - preview.image).max())
+    assert changes[0] > changes[1] > changes[2] == 0
+
+
+def pixel_of(region: str, crop: np.ndarray, wanted: FaceParams, preview: Preview) -> tuple[int, int]:
+    """Row and column of the middle of a region in the crop; the middle of the face is the nose."""
+    crops, size = TightCrops(32), len(crop)
+    square = crops.square(wanted)
+    regions = crops.inputs(crop, face(), wanted, preview).regions
+    middle = np.argwhere(regions == REGIONS.index(region)).mean(0)[::-1] + 0.5
+    column, row = ((middle - square[:, 2]) / square[0, 0] * size / 512).astype(int)
+    return row, column
 
 
 def test_inputs_show_the_wanted_geometry_and_both_expressions():
