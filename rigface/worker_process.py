@@ -123,7 +123,8 @@ class WorkerProcess:
             process.kill()
             process.wait()
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(OSError):  # native code of others has been seen to close numbers that it lost
+                pipe.close()
 
     def on_message(self, message: Any) -> None:
         """Handle a message of the child beside its answers; does nothing here."""
