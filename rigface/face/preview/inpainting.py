@@ -21,6 +21,8 @@ from rigface.image import resized
 GROW = 0.02  # of the side, by which the hole is wider than the person: hair and soft edges lie outside a mask
 WORK_PX = 128  # resolution of hole and smooth filling
 RIM = 0.16  # of the side: width of the hole's rim that gets texture; a turn by 30 degrees uncovers less
+TONE = 0.06  # of the side: spread of the low frequencies, which are those of the background beside the hole
+MIN_REACH = 0.05  # share of that background in the spread, from which its tone is taken whole
 FADE = 0.3  # of the rim, over which texture fades into the smooth inside
 KEPT = 4  # backgrounds
 
@@ -69,9 +71,28 @@ def fill_background(picture: np.ndarray, hole: np.ndarray, has_texture: bool = T
     rim = ~known & (depth < RIM)
     if not (has_texture and rim.any() and known.any()):
         return smooth
-    filled = fill_by_patches(picture, ~known, rim, smooth)
+    filled = _toned(fill_by_patches(picture, ~known, rim, smooth), small, known, rim)
     share = cv2.resize(np.clip((RIM - depth) / (FADE * RIM), 0, 1).astype(np.float32), (size, size))
     return cv2.blendLinear(filled, smooth, share, 1 - share)
+
+
+def _toned(filled: np.ndarray, small: np.ndarray, known: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """Patches (S, S, 3) uint8 in a rim (128, 128) bool, with the low frequencies of what is known beside it.
+
+    A patch of a wall in the light would else be a halo beside a wall in the shade.
+    """
+    near, reach = _blurred(small, known)
+    own, _ = _blurred(resized(filled, WORK_PX).astype(np.float32), rim)
+    change = (near - own) * np.minimum(reach / MIN_REACH, 1)[..., None]
+    change = cv2.resize(change, filled.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray((filled + change + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def _blurred(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low frequencies (S, S, 3) float32 of an image within a mask (S, S) bool, and the mask's share (S, S)."""
+    weight = where.astype(np.float32)
+    total, share = (cv2.GaussianBlur(a, (0, 0), TONE * WORK_PX) for a in (image * weight[..., None], weight))
+    return total / np.maximum(share, 1e-4)[..., None], share
 
 
 def _disc(share: float) -> np.ndarray:
