@@ -1,4 +1,4 @@
-"""What may be said of a model beside its baseline: only what the loop's own estimator and a stranger both see.
+"""Claims about a model beside its baseline: traits that the loop's own estimator and a stranger both see improved.
 
 Path: differences of a ReportCard -> `claims` -> a table of the card.
 """

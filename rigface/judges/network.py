@@ -1,4 +1,4 @@
-"""What judges share: running an ONNX file, the square around a face, the mirror image beside it."""
+"""ONNX networks of the judges, and their inputs: the square around a face, and its mirror image."""
 
 from collections.abc import Callable
 from pathlib import Path

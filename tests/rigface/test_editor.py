@@ -61,6 +61,8 @@ def test_asked_numbers_are_approached_and_measured(editor, photo):
     assert out.asked[0]["jaw_open"] == pytest.approx(0.4)
     assert out.achieved[0]["yaw_deg"] == pytest.approx(15, abs=5)
     assert out.achieved[0]["jaw_open"] == pytest.approx(0.4, abs=0.2)
+    jaw = editor.analyzer.head.expression_names.index("jawOpen")
+    assert out.achieved[0]["jaw_open"] > float(out.sources[0].params.expression[jaw]) + 0.25
 
 
 def test_asked_light_is_approached(editor, photo):

@@ -17,7 +17,7 @@ from serve.problems import problem_of
         (BadVideo("torn"), "bad-clip"),
         (NoFace("none"), "no-face"),
         (StorageGone("away"), "busy"),
-        (OSError(errno.ENOSPC, "No space left on device", "/tmp/a.mp4"), "busy"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), "busy"),
         (OSError(errno.EIO, "Input/output error"), "busy"),
         (MemoryError(), "busy"),
         (torch.OutOfMemoryError(), "busy"),

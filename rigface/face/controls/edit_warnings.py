@@ -1,4 +1,4 @@
-"""What an edit asks and one photograph cannot give, said before it looks bad.
+"""Warnings of an edit that asks for more than one photograph can give.
 
 Path: the analysed face, the edit, the coefficients to draw -> `edit_warnings` -> CLI, HTTP, editor page.
 

@@ -1,7 +1,6 @@
 """Listing and opening of inputs: order, names, globs, lists, S3 prefixes."""
 
 import csv
-import io
 import os
 from pathlib import Path
 
@@ -9,13 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipelines.inputs import sources
 from pipelines.inputs.sources import find_all, located, open_uri, relative
 from rigface.errors import BadInput, PlanError
-from rigface.storage import objects, read_ahead
+from rigface.storage import objects
 from tests.conftest import make_bucket
 
 ODD = [
@@ -215,62 +212,6 @@ def test_head_and_read_return_the_whole_content(tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 2559)
         with pytest.raises(BadInput, match="too large for an image"):
             sources.read_image(file)
-
-
-# ---- read-ahead
-
-
-class Remote:
-    """Counts its requests."""
-
-    def __init__(self, data: bytes):
-        self.data, self.requests, self.closed = data, [], False
-
-    def size(self):
-        return len(self.data)
-
-    def read_at(self, count, offset):
-        self.requests.append((offset, count))
-        return self.data[offset : offset + count]
-
-    def close(self):
-        self.closed = True
-
-
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(-80, 80), st.integers(0, 60)), max_size=30))
-def test_read_ahead_equals_a_plain_file(steps):
-    data = np.random.default_rng(0).bytes(100)
-    plain = io.BytesIO(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read_ahead, "FIRST_WINDOW", 7)
-        patch.setattr(read_ahead, "MAX_WINDOW", 20)
-        ahead = read_ahead.ReadAhead(Remote(data))
-        for whence, offset, count in steps:
-            if offset + (0, plain.tell(), 100)[whence] < 0:
-                continue
-            assert ahead.seek(offset, whence) == plain.seek(offset, whence)
-            assert ahead.read(count) == plain.read(count)
-            assert ahead.tell() == plain.tell()
-        assert sum(len(content) for _, content in ahead._windows) <= 4 * 20
-
-
-def test_read_ahead_makes_few_requests_and_keeps_little():
-    remote = Remote(bytes(64 * 2**20))
-    ahead = read_ahead.ReadAhead(remote)
-    while ahead.read(65536):
-        assert sum(len(content) for _, content in ahead._windows) <= 32 * 2**20
-    assert len(remote.requests) <= 13
-    ahead.close()
-    assert remote.closed
-    assert ahead.closed
-
-
-def test_object_that_shrank_is_an_error():
-    remote = Remote(bytes(1000))
-    ahead = read_ahead.ReadAhead(remote)
-    remote.data = b""
-    with pytest.raises(OSError, match="replaced while it was read"):
-        ahead.read(10)
 
 
 # ---- S3
