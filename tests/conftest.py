@@ -234,7 +234,8 @@ def make_bucket(name: str) -> None:
 def ray_cluster(bucket):
     """The address of a cluster of this process, whose workers know the bucket.
 
-    Four logical CPUs, whatever the machine has.
+    Eight logical CPUs, whatever the machine has: the service of the tests holds three for a whole session, and a job with
+    a pool per stage needs four beside it.
     """
     import logging
 
@@ -244,7 +245,7 @@ def ray_cluster(bucket):
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=8,
         object_store_memory=150 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
