@@ -26,6 +26,9 @@ class EditCommand(EditConfig):
     """
 
     def run(self) -> int:
+        from pipelines.edit.inputs import start_decoder
+
+        start_decoder()
         from pipelines.edit.job import edit
         from pipelines.edit.report import show
 
@@ -46,6 +49,9 @@ class AnimateCommand(AnimateConfig):
     """
 
     def run(self) -> int:
+        from pipelines.edit.inputs import start_decoder
+
+        start_decoder()
         from pipelines.edit.job import animate
         from pipelines.edit.report import show
 
@@ -64,6 +70,9 @@ class StripCommand(StripConfig):
     """
 
     def run(self) -> int:
+        from pipelines.edit.inputs import start_decoder
+
+        start_decoder()
         from pipelines.edit.contact_sheet import write_strip
 
         for note in write_strip(self):

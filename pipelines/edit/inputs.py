@@ -42,6 +42,11 @@ def decode_confined(data: bytes, linear: bool = False) -> np.ndarray:
     return _decoders().picture(data, limit_s=DECODE_S, linear=linear)
 
 
+def start_decoder() -> None:
+    """Start the confined process, which loads while this process imports what an edit needs."""
+    _decoders().start()
+
+
 @cache
 def _decoders() -> DecoderPool:
     return DecoderPool(silence_s=DECODE_S)

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
-from rigface.face.geometry.mesh import boundary_loop
+from rigface.face.geometry.mesh import boundary_loop, nearest
 from rigface.face.head.open_head import OpenHead
 from rigface.types import HeadSpec
 
@@ -88,9 +88,7 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
     `points` (V, 3) are in the head frame, metres; `rim` (R,) are the vertices around the face.
     """
-    from scipy.spatial import cKDTree
-
-    away = cKDTree(points[rim]).query(points)[0]
+    away = nearest(points[rim], points)[0]
     return np.asarray(1 - _rise(points[:, 1], JAW_TOP, JAW_TOP + 0.02) * (1 - np.clip(away / BONY, 0, 1)))
 
 

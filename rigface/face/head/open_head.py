@@ -23,6 +23,7 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from rigface.face.geometry.landmarks import LAYOUTS
@@ -85,12 +86,9 @@ class OpenHead:
     @cached_property
     def plain_skin(self) -> np.ndarray:
         """(7257,) bool vertices of cheeks and forehead: mostly free of beards, brows and glasses."""
-        from scipy.spatial import Delaunay
-
         points = self.subdivision()[0] @ self.template
-        hulls = [Delaunay(self.template[list(polygon), :2]) for polygon in LAYOUTS[478].skin]
-        inside = np.any([hull.find_simplex(points[:, :2]) >= 0 for hull in hulls], axis=0)
-        return np.asarray(inside & (points[:, 2] > 0))
+        inside = [_in_hull(points[:, :2], self.template[list(polygon), :2]) for polygon in LAYOUTS[478].skin]
+        return np.asarray(np.any(inside, axis=0) & (points[:, 2] > 0))
 
     def subdivision(self, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
         """(V, 468) float32 weights from control points to vertices, and (F, 3) int32 faces.
@@ -131,6 +129,15 @@ class OpenHead:
 def has_tone(spec: HeadSpec) -> bool:
     """True for a head whose albedo is the open head's, which ends with the axes of the tone."""
     return spec.name == "open" or spec.albedo_source.startswith("open:")
+
+
+def _in_hull(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(P,) bool: points (P, 2) inside, or on the outline of, the convex hull of (C, 2)."""
+    hull = cv2.convexHull(corners.astype(np.float32))[:, 0].astype(np.float64)  # clockwise, y upwards
+    x, y = (np.roll(hull, -1, axis=0) - hull).T
+    away = points[:, None] - hull
+    turn = x * away[..., 1] - y * away[..., 0]
+    return np.asarray(np.all(turn <= 1e-10, axis=1) | np.all(turn >= -1e-10, axis=1))
 
 
 @lru_cache(maxsize=4)

@@ -25,11 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from rigface.face.controls.local_blendshapes import skull_motion_matrix, soft_tissue
 from rigface.face.geometry.camera import project, to_crop_px
-from rigface.face.geometry.mesh import boundary_loop
+from rigface.face.geometry.mesh import boundary_loop, nearest
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
@@ -200,7 +199,7 @@ def _mesh(model: OpenHead) -> _Mesh:
     for opening in openings:
         parts.append(opening.triangles(first))
         first += opening.rows * len(opening.upper)
-    mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
+    mirror = nearest(points, points * [-1, 1, 1])[1]
     place = {int(vertex): k for k, vertex in enumerate(rim)}
     across = np.array([place[int(mirror[vertex])] for vertex in rim])
     return _Mesh(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rigface.face.geometry.camera import project
+from rigface.face.geometry.mesh import nearest
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead, has_tone
 from rigface.face.head.overlay import lay_over
@@ -166,9 +167,7 @@ def sample_colours(
 
 def _symmetric(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Sorted indices of the chosen points, and of those nearest to their mirror images."""
-    from scipy.spatial import cKDTree
-
-    mirror = cKDTree(points).query(points[chosen] * [-1, 1, 1])[1]
+    mirror = nearest(points, points[chosen] * [-1, 1, 1])[1]
     return np.union1d(chosen, mirror)
 
 

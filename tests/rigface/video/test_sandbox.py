@@ -164,3 +164,14 @@ def test_pictures_wait_for_room(decoders, monkeypatch):
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(lambda _: decoders.picture(data, 10_000), range(6)))
     assert most == [1] * 6
+
+
+def test_pool_that_was_started_reads_with_that_process(clip):
+    pool = DecoderPool()
+    pool.start()
+    pool.start()
+    [process] = pool._idle
+    assert process._process is not None
+    pool.probe(clip)
+    assert pool._idle == [process]
+    pool.close()
