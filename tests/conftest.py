@@ -234,8 +234,8 @@ def make_bucket(name: str) -> None:
 def ray_cluster(bucket):
     """The address of a cluster of this process, whose workers know the bucket.
 
-    Eight logical CPUs, whatever the machine has: the service of the tests holds three for a whole session, and a job with
-    a pool per stage needs four beside it.
+    Eight logical CPUs, whatever the machine has: the service of the tests holds three for a whole session, and a job
+    with a pool per stage needs four beside it.
     """
     import logging
 
