@@ -10,6 +10,7 @@ from typing import Literal
 from tyro.conf import Suppress
 
 from rigface.errors import PlanError
+from rigface.model.model_config import RecipeName
 from rigface.ranges import in_range
 
 
@@ -45,10 +46,11 @@ class TrainConfig:
     `sd15:FILE`, `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
-    trainable: Literal["all", "inputs", "attention", "lora"] = "all"
-    """Trained weights: all (except the identity network's unused tail), the inputs alone (`conv_in` and the layer of
-    expression codes), those and the attention layers, or those and a LoRA adapter."""
-    lora_rank: int = 16
+    recipe: RecipeName = "rigface"
+    """The way to personalise the model, and so what is trained and how it is stored. rigface: all of
+    both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention: those and the
+    attention layers; lora: those and low-rank layers."""
+    lora_rank: int = 16  # Of low-rank layers.
 
     steps: int = 70_000
     batch: int = 4  # Examples per micro-batch.

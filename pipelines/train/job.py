@@ -2,7 +2,7 @@
 
     OUT/rigface.json     the config, the commit, the data
     OUT/model            versions of the averaged weights as checkpoint folders, for `edit`, `serve` and `evaluate`
-    OUT/adapter          with LoRA: versions of the adapter alone
+    OUT/adapter          of recipes that add to a frozen model: versions of what is trained, alone
     OUT/checkpoints      to go on from, written without Ray; OUT/ray with it; the newest of both counts
     OUT/log              a JSON line per logged step, grids of held-out edits; OUT/tensorboard; OUT/index.html
 
@@ -28,7 +28,7 @@ from rigface.storage.store import Store
 
 RESIZE_S = 60.0  # interval at which an elastic run checks for room for another worker
 FIXED = (
-    "examples", "start", "autoencoder", "networks", "trainable", "lora_rank", "batch", "micro_batches",
+    "examples", "start", "autoencoder", "networks", "recipe", "lora_rank", "batch", "micro_batches",
     "shuffle_window", "seed",
 )  # fmt: skip
 
@@ -57,7 +57,8 @@ def _claim(store: Store, config: TrainConfig) -> None:
     settings = json.loads(json.dumps(asdict(config)))
     examples = examples_hash(Store(config.examples))
     before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
-    changed = [name for name in FIXED if before["config"].get(name) != settings[name]]
+    # A run from before there was a setting had its default.
+    changed = [n for n in FIXED if before["config"].get(n, getattr(TrainConfig, n, None)) != settings[n]]
     if changed:
         raise PlanError(
             f"{store.uri} began with other {', '.join(changed)}: its checkpoints do not fit these. Choose another OUT"

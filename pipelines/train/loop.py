@@ -28,7 +28,6 @@ from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.errors import JobBroken
 from rigface.model import checkpoint as checkpoints
-from rigface.model import finetuning
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
 from rigface.storage.store import Store
@@ -188,20 +187,18 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def export(state: TrainerState, store: Store) -> None:
-    """Publish the averaged model as a version of OUT/model, with LoRA also OUT/adapter. Every worker calls it."""
+    """Publish the averaged model as a version of OUT/model, and its adapter as OUT/adapter. Every worker calls it."""
     weights = state.averaged()
     if state.backend.rank:
         return
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
-        if state.config.trainable == "lora":
-            merged = model_setup.load(state.config, state.spec)
-            finetuning.save_adapter(merged.model, weights, state.config.lora_rank, adapter)
-            checkpoints.save(model, merged, dtype=torch.float16)
-        else:
-            # A bridge predicts the change from its start, which a smaller output layer reduces.
-            output = (name for name in weights if name.startswith("denoiser.conv_out."))
-            weights |= {name: weights[name] * state.config.output_scale for name in output}
-            checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
+        if state.recipe.has_adapter:
+            adapter.mkdir()
+            state.recipe.write_adapter(adapter, state.loaded, weights)
+        # A bridge predicts the change from its start, which a smaller output layer reduces.
+        output = (name for name in weights if name.startswith("denoiser.conv_out."))
+        weights |= {name: weights[name] * state.config.output_scale for name in output}
+        checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
         for local in Path(folder).iterdir():
             publish_version(store, local.name, f"step-{state.step:08d}", local)

@@ -24,13 +24,13 @@ from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
-from rigface.model.checkpoint import Checkpoint
 from rigface.model.checkpoint_folder import is_sd15
 from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig, Process, is_released
 from rigface.model.number_format import autocast_dtype
+from rigface.model.recipes.protocol import Checkpoint, ConditionedModel
 from rigface.model.stable_diffusion import load_vae
-from rigface.model.unets import RigFaceModel, build, network
+from rigface.model.unets import build, network
 from rigface.profile import FaceProfile
 
 
@@ -139,7 +139,7 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
         raise PlanError(f"the examples do not fit the model: they have {'; '.join(problems)}")
 
 
-def wrap(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
+def wrap(model: ConditionedModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
     """The module that the loss calls. FSDP changes the model in place."""
     if config.sharding == "fsdp":
         return _sharded(model, config, world, device)
@@ -153,18 +153,19 @@ def wrap(model: RigFaceModel, config: TrainConfig, world: int, device: torch.dev
     )
 
 
-def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
+def _sharded(model: ConditionedModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (world,))
     half = autocast_dtype(config.number_format, device)
     policy = MixedPrecisionPolicy(
         param_dtype=half or torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=half is not None
     )
-    for unet in (model.identity, model.denoiser):
-        for group in (unet.down_blocks, [unet.mid_block], unet.up_blocks):
-            for block in group:
+    for each in model.networks:
+        for name in ("down_blocks", "mid_block", "up_blocks"):
+            blocks: Any = getattr(each, name, ())
+            for block in blocks if isinstance(blocks, nn.ModuleList) else (blocks,):
                 # Gradients enter the identity network's blocks through the recorded tokens, in their middle, where FSDP
                 # does not wait for them: its weights stay whole from forward to backward.
-                fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=unet is not model.identity)
+                fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=each is model.denoiser)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
-from rigface.model import finetuning, number_format
-from rigface.model.checkpoint import Checkpoint
+from rigface.model import number_format
 from rigface.model.ema import Average
+from rigface.model.recipes.protocol import Checkpoint, Recipe, RecipeOptions, recipe_of
 
 
 class TrainerState:
@@ -33,17 +34,18 @@ class TrainerState:
 
     def __init__(self, config: TrainConfig, spec: ExampleSpec, backend: Backend, device: torch.device) -> None:
         self.config, self.spec, self.backend, self.device = config, spec, backend, device
-        self.loaded: Checkpoint = model_setup.load(config, spec)
+        self.recipe: Recipe = recipe_of(config.recipe)
+        self.loaded: Checkpoint = self.recipe.build(model_setup.load(config, spec), RecipeOptions(config.lora_rank))
+        self.loaded.config = replace(self.loaded.config, recipe=config.recipe)
         if config.output_scale != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(
                 f"output_scale is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
             )
-        if config.output_scale != 1 and config.trainable == "lora":
+        if config.output_scale != 1 and self.recipe.has_adapter:
             raise PlanError(
-                "output_scale changes a layer that a LoRA adapter does not hold; with trainable=lora leave it 1"
+                f"output_scale changes a layer that the recipe {config.recipe!r} does not train; leave it 1"
             )
         self.inner = self.loaded.model
-        self.trained = finetuning.select(self.inner, config.trainable, config.lora_rank)
         if config.gradient_checkpointing:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
@@ -60,8 +62,8 @@ class TrainerState:
         self.average = Average(self.inner, config.ema_decay)
         self.step = 0
         if config.compile:
-            self.inner.denoiser.compile()
-            self.inner.identity.compile()
+            for network in self.inner.networks:
+                network.compile()
 
     def state_dict(self) -> dict[str, Any]:
         """The content of a checkpoint, sharded like the model."""

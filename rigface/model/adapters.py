@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.lora_files import write_adapter
-from rigface.model.unets import RigFaceModel
+from rigface.model.recipes.protocol import ConditionedModel
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -22,7 +22,7 @@ _FILES = ("adapter_config.json", "adapter_model.safetensors")
 class Adapters:
     """The adapters of a model, by place; each is read once, and at most one is active."""
 
-    def __init__(self, model: RigFaceModel) -> None:
+    def __init__(self, model: ConditionedModel) -> None:
         self._model = model
         self._adapted: PeftModel | None = None
         self._names: dict[Path, str] = {}
@@ -69,7 +69,7 @@ class Adapters:
         self._names[place] = name
         return name
 
-    def merged(self) -> RigFaceModel:
+    def merged(self) -> ConditionedModel:
         """The model with the active adapter in its weights, under stock names; a copy if adapters were loaded."""
         if self._adapted is None:
             return self._model
@@ -77,9 +77,9 @@ class Adapters:
         return adapted.merge_and_unload() if self._active else _unloaded(adapted)
 
 
-def _unloaded(adapted: PeftModel) -> RigFaceModel:
+def _unloaded(adapted: PeftModel) -> ConditionedModel:
     """The model as it was. peft alone would leave an adapter's whole modules, such as the class embedding, in it."""
     for name in list(adapted.peft_config):
         adapted.delete_adapter(name)
-    result: RigFaceModel = adapted.unload()
+    result: ConditionedModel = adapted.unload()
     return result

@@ -4,7 +4,8 @@ Path: folder -> `Checkpoint` -> pipeline or training; training -> `save` -> fold
 The own format is the released layout with stock diffusers configs, and one file more:
 
     config.json             what the weights mean (`model_config.ModelConfig`); written last
-    unet_id/  unet_denoise/ vae/       config.json, diffusion_pytorch_model.safetensors: diffusers reads each on its own
+    unet_id/  unet_denoise/ the networks of the recipe `rigface`; those of others: see `recipes/`
+    vae/                    config.json, diffusion_pytorch_model.safetensors: diffusers reads each folder on its own
     default_text.safetensors           text embedding when there is no prompt
     text_encoder/  tokenizer/          optional
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,15 @@ from rigface.model.model_config import (
     has_released_layout,
     tiny_config,
 )
+from rigface.model.recipes.protocol import Checkpoint, recipe_of
+from rigface.model.recipes.rigface import read_networks
 from rigface.model.stable_diffusion import load_text, load_unet, load_vae
 from rigface.model.text import TextEncoder, has_text_encoder
-from rigface.model.unets import RigFaceModel, build, network, widen
-from rigface.model.weights import (
-    PICKLES,
-    WEIGHTS,
-    compare,
-    fill,
-    read_safetensors,
-    read_weights,
-    write_safetensors,
-)
+from rigface.model.unets import build, network, widen
+from rigface.model.weights import PICKLES, WEIGHTS, fill, read_safetensors, write_safetensors
 from rigface.profile import OWN
-from rigface.types import BFM_EXPRESSION
 
-
-@dataclass(eq=False)
-class Checkpoint:
-    """A model with its VAE, configuration and text encoder."""
-
-    model: RigFaceModel
-    vae: AutoencoderKL
-    config: ModelConfig
-    text_encoder: TextEncoder | None = None
+__all__ = ["Checkpoint", "fresh", "from_sd15", "load", "load_upstream", "save", "sd15_beside", "start", "tiny"]
 
 
 def start(name: str, **options: Any) -> Checkpoint:
@@ -94,9 +80,10 @@ def load(folder: str | Path) -> Checkpoint:
     if found := [str(p.relative_to(folder)) for pattern in PICKLES for p in sorted(folder.rglob(pattern))]:
         raise UnsafeFile(f"{folder} holds pickles, which execute code when read: {', '.join(found)}. Want safetensors")
     config = ModelConfig.from_json(read_json(folder / "config.json"))
-    model = _model(folder, read_safetensors(folder / "default_text.safetensors")["default_text"].float())
-    text = TextEncoder.load(folder) if has_text_encoder(folder) else None
-    return _checked(Checkpoint(model, load_vae(folder), config, text))
+    encoder = TextEncoder.load(folder) if has_text_encoder(folder) else None
+    default_text = read_safetensors(folder / "default_text.safetensors")["default_text"].float()
+    model = recipe_of(config.recipe).read(folder, config, default_text, encoder)
+    return _checked(Checkpoint(model, load_vae(folder), config, encoder))
 
 
 def sd15_beside(folder: Path) -> Path:
@@ -137,7 +124,7 @@ def load_upstream(
         config = replace(config, process=replace(config.process, latent_scale=vae.config["scaling_factor"]))
         if expression is not None:
             config = replace(config, expression_field="expression", profile=OWN)
-    return _checked(Checkpoint(_model(folder, default_text, expression), vae, config, encoder))
+    return _checked(Checkpoint(read_networks(folder, default_text, expression), vae, config, encoder))
 
 
 def from_sd15(
@@ -225,16 +212,11 @@ def save(
     `weights` are a full state dict to write instead of the model's own: an average, or one gathered from shards. Floats
     are stored as `dtype`, such as `torch.float16`; None: as they are.
     """
-    folder, model = Path(folder), checkpoint.model
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    state = dict(weights) if weights is not None else model.state_dict()
-    for name, unet in (("unet_id", model.identity), ("unet_denoise", model.denoiser)):
-        prefix = "identity." if name == "unet_id" else "denoiser."
-        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        compare(unet, own, f"weights to save as {name}")
-        unet.save_config(folder / name)
-        write_safetensors(folder / name / f"{WEIGHTS}.safetensors", own, dtype)
+    state = dict(weights) if weights is not None else checkpoint.model.state_dict()
+    recipe_of(checkpoint.config.recipe).write(folder, checkpoint, state, dtype)
     checkpoint.vae.save_config(folder / "vae")
     _without_place(folder / "vae" / "config.json")
     write_safetensors(folder / "vae" / f"{WEIGHTS}.safetensors", checkpoint.vae.state_dict(), dtype)
@@ -258,31 +240,6 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     checkpoint.model.eval()
     checkpoint.vae.eval().requires_grad_(False)
     return checkpoint
-
-
-def _model(folder: Path, default_text: Tensor, new_expression: int | None = None) -> RigFaceModel:
-    places = {name: _network_folder(folder, name) for name in ("unet_id", "unet_denoise")}
-    configs = {name: read_json(place / "config.json") for name, place in places.items()}
-    weights = {name: read_weights(place) for name, place in places.items()}
-    denoiser = {n.replace("au_aug_mlp.", "class_embedding."): w for n, w in weights["unet_denoise"].items()}
-    linear = denoiser.get("class_embedding.weight")
-    if new_expression is not None and linear is not None:
-        linear = denoiser["class_embedding.weight"] = torch.zeros(len(linear), new_expression)
-    expression = BFM_EXPRESSION if linear is None else linear.shape[1]  # if it lacks, `fill` says so
-    try:
-        with torch.device("meta"):
-            model = build(configs["unet_id"], configs["unet_denoise"], default_text.to("meta"), expression)
-    except (TypeError, ValueError) as error:
-        raise BadCheckpoint(f"{folder}: {error}") from error
-    fill(model.identity, weights["unet_id"], str(places["unet_id"]))
-    fill(model.denoiser, denoiser, str(places["unet_denoise"]))
-    model.default_text = default_text
-    return model
-
-
-def _network_folder(folder: Path, name: str) -> Path:
-    below = sorted((folder / name).glob("checkpoint-*/config.json"), key=lambda p: int(p.parent.name.split("-")[1]))
-    return below[-1].parent if below and not (folder / name / "config.json").is_file() else folder / name
 
 
 def _text(place: Path, prompt: str, given: Tensor | None) -> tuple[TextEncoder | None, Tensor]:

@@ -1,7 +1,7 @@
 """Choose the weights that are trained: all, the new inputs alone, the attention layers, or a LoRA adapter.
 
-Path: `RigFaceModel` -> `select` -> optimizer; with LoRA, trained weights -> `save_adapter` -> a folder in peft's layout
-(`adapters.py` reads it) and a model with the adapter merged, under diffusers' stock names.
+Path: `RigFaceModel` -> `select` -> optimizer; with LoRA, trained weights -> `write_adapter` -> a folder in peft's
+layout (`adapters.py` reads it), and `merged` -> weights with the adapter in them, under diffusers' stock names.
 Source: LoRA (Hu et al. 2021): W + (alpha / r) B A with B = 0 at the start, so that step 0 is the model that was loaded.
 The paper's method trains `all`; the others are for GPUs on which that does not fit, and to compare with.
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rigface.model.attention import blocks
 from rigface.model.unets import RigFaceModel, dead_tail
+from rigface.model.weights import write_safetensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -70,12 +71,38 @@ def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def save_adapter(model: RigFaceModel, weights: Mapping[str, Tensor], rank: int, folder: Path) -> None:
-    """Write the adapter of a trained model in peft's layout, and merge it into the model that training began with.
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a model with an adapter of scale 1 as that of the plain model, the adapter in its weights."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(".base_layer.weight"):
+            layer = name.removesuffix(".base_layer.weight")
+            down, up = (state[f"{layer}.lora_{half}.default.weight"] for half in "AB")
+            plain[f"{layer}.weight"] = tensor + up.to(tensor) @ down.to(tensor)
+        elif ".lora_" not in name and ".original_module." not in name:
+            plain[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = tensor
+    return plain
 
-    `weights` is the full state dict of the trained model (`select(..., "lora", rank)`), or averages of it.
+
+def write_adapter(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the adapter of a trained model in peft's layout.
+
+    `state` is the full state dict of a model that was trained with `select(..., "lora")`, or averages of it.
     """
-    adapted = add_lora(model, rank)
-    model.load_state_dict(weights)
-    adapted.save_pretrained(str(folder))
-    adapted.merge_and_unload()
+    from peft import LoraConfig
+
+    adapter = {
+        f"base_model.model.{name.replace('.modules_to_save.default.', '.').replace('.default.', '.')}": tensor
+        for name, tensor in state.items()
+        if ".lora_" in name or ".modules_to_save." in name
+    }
+    low_rank = {name.partition(".lora_")[0]: len(tensor) for name, tensor in state.items() if ".lora_A." in name}
+    rank = next(iter(low_rank.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted(low_rank),
+        modules_to_save=[f"denoiser.{layer}" for layer in INPUTS],
+    ).save_pretrained(str(folder))
+    write_safetensors(folder / "adapter_model.safetensors", adapter)

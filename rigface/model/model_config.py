@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.checkpoint_folder import CONFIG, REFINER_FORMAT, folder_of, is_sd15, read_json
@@ -16,6 +16,8 @@ from rigface.types import HeadSpec
 
 FORMAT = "rigface-model"
 VERSION = 1
+RecipeName = Literal["rigface", "frozen", "attention", "lora"]
+"""Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
 KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
 UPSTREAM_PROMPT = "A close up of a person."  # the one sentence that RigFace was trained on
 
@@ -52,9 +54,12 @@ class ModelConfig:
     detail: bool = False  # add the render's detail that the autoencoder loses to pictures (`latents.lost_detail`)
     prompt: str = ""  # text of the default text embedding; "" if there is none
     profile: FaceProfile = OWN  # how the faces were analysed and drawn; without one, in this project's own way
+    recipe: RecipeName = "rigface"  # how it was trained, which says how it is stored
 
     def __post_init__(self) -> None:
         _ = self.conditions  # raises for an unknown style or field
+        if self.recipe not in get_args(RecipeName):
+            raise ValueError(f"recipe: want one of {', '.join(get_args(RecipeName))}, got {self.recipe!r}")
 
     @property
     def conditions(self) -> ConditionSpec:
@@ -66,6 +71,8 @@ class ModelConfig:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         if self.profile == OWN:
             del content["profile"]
+        if self.recipe == "rigface":
+            del content["recipe"]  # as folders had it before there were recipes
         return content
 
     @staticmethod

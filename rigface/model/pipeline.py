@@ -34,11 +34,11 @@ from rigface.model import checkpoint as checkpoints
 from rigface.model import number_format
 from rigface.model.adapters import Adapters
 from rigface.model.attention import ReferenceTokens
-from rigface.model.checkpoint import Checkpoint
 from rigface.model.checkpoint_folder import folder_of
 from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
 from rigface.model.model_config import ModelConfig
+from rigface.model.recipes.protocol import Checkpoint
 from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, seeded
 from rigface.types import Conditions
 

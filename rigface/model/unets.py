@@ -1,6 +1,6 @@
 """Two stock diffusers UNets as one module: the identity network and the denoiser with the attribute rigger.
 
-Path: config -> `RigFaceModel` -> prediction; the loss and the samplers call the same `forward`.
+Path: config -> `RigFaceModel` -> prediction.
 Source: RigFace (arXiv 2502.02465). The released code forks `UNet2DConditionModel` twice; on stock classes the denoiser
 is
 
@@ -23,12 +23,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from rigface.model.attention import ReferenceTokens, blocks, install, project, record
+from rigface.model.recipes.protocol import ConditionedModel
 
 DROPPABLE = ("identity", "attributes", "text")
 """Columns of `drop`. Attributes are render and expression code; the background always stays."""
 
 
-class RigFaceModel(nn.Module):
+class RigFaceModel(ConditionedModel):
     """Both networks, one forward.
 
     Args:
@@ -41,8 +42,6 @@ class RigFaceModel(nn.Module):
     Raises:
         ValueError: the two do not fit together.
     """
-
-    default_text: Tensor
 
     def __init__(self, identity: UNet2DConditionModel, denoiser: UNet2DConditionModel, default_text: Tensor) -> None:
         super().__init__()
@@ -71,25 +70,11 @@ class RigFaceModel(nn.Module):
         return int(self.denoiser.config["projection_class_embeddings_input_dim"])
 
     @property
-    def latent_channels(self) -> int:
-        """Channels of a picture's latents."""
-        return int(self.identity.config["in_channels"])
-
-    @property
-    def latent_multiple(self) -> int:
-        """Latent height and width have to be multiples of this."""
-        return int(2 ** (len(self.denoiser.config["block_out_channels"]) - 1))
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade a second forward of each block for its activations, in both networks."""
-        self.identity.enable_gradient_checkpointing()
-        self.denoiser.enable_gradient_checkpointing()
+    def networks(self) -> list[nn.Module]:
+        return [self.identity, self.denoiser]
 
     def encode_reference(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
-        """Reference tokens of a person, projected for any number of steps, of unscaled latents (B, 4, h, w).
-
-        With the default text the result may be cached by the picture alone.
-        """
+        """Reference tokens of unscaled latents (B, 4, h, w), projected for any number of steps."""
         return project(self.denoiser, record(self.identity, reference, self._text(text, reference)))
 
     def forward(
@@ -104,19 +89,7 @@ class RigFaceModel(nn.Module):
         reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
     ) -> Tensor:
-        """Prediction of the denoiser, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
-
-        Args:
-            latents: (B, 4, h, w) noisy latents, at the scale the scheduler asks the network with.
-            timestep: (B,), in [0, 1000]; integers where they can be, as FSDP's mixed precision would round floats.
-            background, render: (B, 4, h, w) unscaled condition latents.
-            expression_code: (B, E).
-            text: (B, L, D), or None for the default.
-            reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
-            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without both, the
-                denoiser gets no person at all.
-            drop: (B, 3) bool, conditions dropped in each row, in the order of `DROPPABLE`.
-        """
+        """As `ConditionedModel.forward`; a `reference` runs the identity network."""
         text = self._text(text, latents)
         if reference is not None and reference_tokens is None:
             reference_tokens = record(self.identity, reference, self._text(None, reference))
@@ -135,10 +108,6 @@ class RigFaceModel(nn.Module):
             return_dict=False,
         )[0]
         return result
-
-    def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
-        text = self.default_text.expand(like.shape[0], -1, -1) if text is None else text
-        return text.to(like.dtype)  # a wrapper may have cast the inputs, but not buffers
 
 
 def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tensor, expression: int) -> RigFaceModel:

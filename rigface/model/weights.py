@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -76,6 +77,22 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dt
     file.chmod(
         file.parent.stat().st_mode & 0o666
     )  # readable for all who can read the folder; the library makes it private
+
+
+def write_network(
+    folder: Path, network: Any, state: Mapping[str, Tensor], prefix: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write a diffusers network as a folder that its class reads: its config, and the weights of a state dict.
+
+    `network` is one of diffusers' models, perhaps with adapters in it, `prefix` its place in the state. BadCheckpoint
+    if the weights do not fit.
+    """
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        plain = type(network).from_config(network.config)
+    compare(plain, own, f"weights to save as {folder.name}")
+    network.save_config(folder)
+    write_safetensors(folder / f"{WEIGHTS}.safetensors", own, dtype)
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:

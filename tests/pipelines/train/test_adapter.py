@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.train.config import debug
 from pipelines.train.job import train
 from rigface.errors import PlanError
-from rigface.model import checkpoint
+from rigface.model import checkpoint, lora_files
 from rigface.model.pipeline import RigFacePipeline
+from rigface.model.recipes.lora import DIFFUSERS_FILE
 from rigface.testing import fake_examples
 
 
@@ -24,7 +27,7 @@ def config(tmp_path):
     checkpoint.save(tmp_path / "base", checkpoint.tiny(kind="bridge"))
     encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "base")), lambda words: None)
     where = {"examples": str(tmp_path / "latents"), "out": str(tmp_path / "run"), "start": str(tmp_path / "base")}
-    return replace(debug(), **where, validation_examples=0, steps=2, trainable="lora", lora_rank=2, learning_rate=1e-2)
+    return replace(debug(), **where, validation_examples=0, steps=2, recipe="lora", lora_rank=2, learning_rate=1e-2)
 
 
 def latents(pipe: RigFacePipeline) -> np.ndarray:
@@ -40,8 +43,13 @@ def test_exported_adapter_on_a_fresh_base_gives_the_merged_model(config, tmp_pat
     merged = latents(RigFacePipeline.from_pretrained(tmp_path / "run" / "model"))
     assert np.allclose(latents(pipe), merged, atol=0.01 * np.abs(merged).max())  # the merged model is stored in float16
     assert np.abs(latents(pipe) - base).max() > 0.05 * np.abs(base).max()
+    version = checkpoint.folder_of(str(tmp_path / "run" / "adapter"))
+    lora_files.write_adapter(version / DIFFUSERS_FILE, tmp_path / "denoiser")  # as a stock pipeline would read it
+    own, stock = (load_file(f / "adapter_model.safetensors") for f in (version, tmp_path / "denoiser"))
+    assert {n for n in own if n.startswith("base_model.model.denoiser.") and ".lora_" in n} == set(stock)
+    assert all(torch.equal(own[name], stock[name]) for name in stock)
 
 
 def test_output_scale_with_lora_is_refused(config):
-    with pytest.raises(PlanError, match="LoRA"):
+    with pytest.raises(PlanError, match="does not train"):
         train(replace(config, output_scale=0.9), lambda words: None)

@@ -38,7 +38,8 @@ def random_example(expression: int = 52) -> LatentExample:
 def adapter_folder(folder: Path, base: RigFaceModel, seed: int) -> tuple[Path, RigFaceModel, RigFaceModel]:
     """A folder with an adapter, the trained model, and the merged one."""
     model, merged = trained(copy.deepcopy(base), seed=seed), copy.deepcopy(base)
-    finetuning.save_adapter(merged, model.state_dict(), 2, folder)
+    finetuning.write_adapter(model.state_dict(), folder)
+    merged.load_state_dict(finetuning.merged(model.state_dict()))
     return folder, model, merged
 
 

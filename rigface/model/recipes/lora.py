@@ -1,0 +1,48 @@
+"""Low-rank layers (LoRA, Hu et al. 2021) on the attention layers, and the layers that take the conditions, whole.
+
+    adapter/adapter_config.json, adapter_model.safetensors     peft's layout, with the inputs
+    adapter/pytorch_lora_weights.safetensors                   diffusers' names: the low-rank layers of the denoiser
+
+The second file alone is for a stock Stable Diffusion pipeline (`load_lora_weights`), which has no such inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rigface.model import finetuning
+from rigface.model.recipes.protocol import Checkpoint
+from rigface.model.recipes.rigface import RigFaceRecipe
+from rigface.model.weights import write_safetensors
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+
+
+class LoraRecipe(RigFaceRecipe):
+    """Stored merged, so that the model needs no adapter, and the adapter alone."""
+
+    has_adapter = True
+
+    def __init__(self) -> None:
+        super().__init__("lora")
+
+    def write(
+        self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor], dtype: torch.dtype | None
+    ) -> None:
+        super().write(folder, checkpoint, finetuning.merged(state), dtype)
+
+    def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
+        finetuning.write_adapter(state, folder)
+        low_rank = {
+            name.replace("denoiser.", "unet.", 1).replace(".default.", "."): tensor
+            for name, tensor in state.items()
+            if name.startswith("denoiser.") and ".lora_" in name
+        }
+        write_safetensors(folder / DIFFUSERS_FILE, low_rank)
+
+
+RECIPE = LoraRecipe()
