@@ -26,10 +26,11 @@ class Ring:
     behind: float  # metres behind the rim
     min_reach: float  # the smallest radius, in those of the rim as it lies in the picture
     neck: float  # share of the head's turn at the neck
+    shoulder: float  # how far below the middle, of the neck's depth, the ring is held as it is there
     normal: tuple[float, float]  # cosine of its surface to the axis of the face, for light: sides, and neck
 
 
-RINGS = (Ring(1.3, 0.03, 1.12, 0.4, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, (0.45, 0.95)))
+RINGS = (Ring(1.3, 0.03, 1.12, 0.4, 1.0, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, 0.5, (0.45, 0.95)))
 STILL = 2.2  # reach of the ring that stays
 BORDER = 0.01  # of the crop's side, which the still ring keeps from its border
 
@@ -70,7 +71,7 @@ def surround_mesh(
     for ring in RINGS:
         points = middle + outwards * (ring.reach - 0.12 * neck) + (straight - middle) * ahead - ring.behind * ahead
         turned = torch.stack([points, points @ lean.mT + shift]) @ turn.mT
-        held = neck * (1 - ring.neck)
+        held = (neck / ring.shoulder).clamp(0, 1) * (1 - ring.neck)
         cosine = ring.normal[0] + neck * (ring.normal[1] - ring.normal[0])
         facing = direction * (1 - cosine.square()).sqrt() + ahead * cosine
         normal = torch.stack([facing, facing @ lean.mT]) @ turn.mT
