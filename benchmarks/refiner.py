@@ -24,12 +24,12 @@ import torch
 from benchmarks import harness
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import head_of
 from pipelines.examples.split import split_of
 from pipelines.refine.config import ExampleSettings
 from pipelines.refine.examples import IDENTITY_CROP, ExampleComposer, RefinerExample
 from pipelines.refine.plan import feature_weights, named
 from rigface.assets import find
+from rigface.dataset.faces import Faces
 from rigface.editor import Editor
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.geometry import alignment
@@ -144,7 +144,7 @@ def clip_cases(clip: Path, editors: Editors, analyzer: FaceAnalyzer) -> Iterator
 def photograph_cases(faces: str, people: list[str], editors: Editors, analyzer: FaceAnalyzer) -> Iterator[Case]:
     """Edits of a dataset's held-out people with several photographs: from the calmest one to the liveliest others."""
     store = Store(faces)
-    head, held_out = head_of(store), ExampleSettings().held_out_fraction
+    head, held_out = Faces(store).head, ExampleSettings().held_out_fraction
     frames, places = read_frames(store, dict(zip(GATES, (ExampleSettings().min_confidence, 0.0, 0.0))))
     frames, reader = named(frames, people), FaceReader(store, head)
     codes = frames.expression * feature_weights(head.expression_names)

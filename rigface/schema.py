@@ -1,8 +1,9 @@
 """Schema of the dataset, a public contract: column names, Arrow types, units.
 
 Derived from `types.py`, so that a field added there is a column here. `OUT/faces/` holds one row per face and sampled
-frame, `OUT/inputs/` one row per input. Name and version of the schema, the head model and the detector go into the
-metadata of every file: rows of two head models never mix.
+frame, `OUT/inputs/` one row per input, `OUT/identities/` one row per track. Name and
+version of the schema, the head model and the detector go into the metadata of every file: rows of two head models never
+mix.
 
 `python -m rigface.schema` prints the table of the docs.
 """
@@ -18,8 +19,9 @@ import pyarrow as pa
 
 from rigface.types import CROP_PX, EXTRAS, DetectorSpec, FaceParams, HeadSpec, Quality
 
-FACES_VERSION = "faces/1"
+FACES_VERSION = "faces/2"
 INPUTS_VERSION = "inputs/1"
+IDENTITIES_VERSION = "identities/1"
 _VECTORS = {
     "arcface": "ArcFace's 512 numbers, scaled to length 1: the larger their cosine, the more alike",
     "dlib": "dlib's 128 numbers, as it gives them: two images show one person if their distance is below 0.6",
@@ -52,7 +54,6 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
         Column("frame_index", pa.int32(), "position among the frames the input shows, from 0"),
         Column("time_s", pa.float64(), "presentation time; the first shown frame is 0", "s"),
         Column("track", pa.int32(), "one person's uninterrupted run through one input"),
-        Column("identity", pa.string(), "one person across all inputs (`rigface identities`)"),
         Column("status", pa.string(), "`ok`, or `error` if a stage failed on this face; its columns are then null"),
         Column("reason", pa.string(), "the reason, if status is not `ok`"),
     ]
@@ -113,6 +114,18 @@ INPUT_COLUMNS = [
 ]
 
 
+def identity_columns(width: int) -> list[Column]:
+    """The columns of `OUT/identities/` for identity vectors of a width."""
+    return [
+        Column("uri", pa.string(), "the input, as in `faces`"),
+        Column("track", pa.int32(), "the track, as in `faces`"),
+        Column("identity", pa.string(), "one person across all inputs; null without an identity vector"),
+        Column("distance", pa.float32(), "from `vector` to the mean of the person's vectors, when the track was added"),
+        Column("faces", pa.int32(), "rows of the track in `faces/`: the weight of its vector"),
+        Column("vector", _numbers(width), "direction of the track's mean identity vector (dlib: less the mean face)"),
+    ]
+
+
 def faces_schema(head: HeadSpec, detector: DetectorSpec) -> pa.Schema:
     """Arrow schema of `OUT/faces/`, with the head model's and the detector's description in the metadata."""
     metadata = {
@@ -126,6 +139,12 @@ def faces_schema(head: HeadSpec, detector: DetectorSpec) -> pa.Schema:
 def inputs_schema() -> pa.Schema:
     """Arrow schema of `OUT/inputs/`."""
     return pa.schema([pa.field(c.name, c.type) for c in INPUT_COLUMNS], metadata={"rigface.schema": INPUTS_VERSION})
+
+
+def identities_schema(width: int) -> pa.Schema:
+    """Arrow schema of `OUT/identities/`."""
+    metadata = {"rigface.schema": IDENTITIES_VERSION}
+    return pa.schema([pa.field(c.name, c.type) for c in identity_columns(width)], metadata=metadata)
 
 
 def head_of(schema: pa.Schema) -> HeadSpec:

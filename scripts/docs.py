@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def columns() -> dict[str, str]:
-    """Both tables of the dataset, for the open head and the default detector."""
+    """The tables of the dataset, for the open head and the default detector."""
     from rigface import schema
     from rigface.face.head.open_head import OpenHead
     from rigface.types import DetectorSpec
@@ -25,6 +25,7 @@ def columns() -> dict[str, str]:
     return {
         "faces": schema.markdown(schema.face_columns(OpenHead.load().spec, detector)),
         "inputs": schema.markdown(schema.INPUT_COLUMNS),
+        "identities": schema.markdown(schema.identity_columns(detector.identity_width)),
     }
 
 

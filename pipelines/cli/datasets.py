@@ -166,27 +166,37 @@ class InspectCommand:
 
 @dataclass(frozen=True)
 class IdentitiesCommand:
-    """Cluster the faces of a dataset into persons, across inputs, and write the column `identity`.
+    """Cluster the faces of a dataset into persons, across inputs, and write the table OUT/identities.
 
-    `extract` does it at its end. Persons keep their names when videos are added later.
+    `extract` does it at its end. Persons keep their names when videos are added later. Several datasets get common
+    names, those of the first one that has the person.
+
+      rigface identities out/faces
+      rigface identities out/january out/february out/march
     """
 
-    out: Positional[str]  # The dataset.
+    out: Positional[tuple[str, ...]]  # The dataset, or several.
     threshold: float = 0.0
-    """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits
-    persons, larger merges them."""
+    """Maximum distance of two vectors of one person; 0: that of the last run, else 0.8 for dlib, 1.1 for ArcFace.
+    Smaller splits persons, larger merges them."""
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "threshold")
 
     def run(self) -> int:
-        from pipelines.extract.identities import identify
+        from contextlib import ExitStack
+
+        from pipelines.extract.identities import identify, join
         from rigface.storage import lock
         from rigface.storage.store import Store
 
-        store = Store(self.out)
-        with lock.hold(store):
-            print(identify(store, self.threshold or None))
+        stores = [Store(out) for out in dict.fromkeys(self.out)]
+        with ExitStack() as stack:
+            for store in stores:
+                stack.enter_context(lock.hold(store))
+            reports = [identify(store, self.threshold or None) for store in stores]
+            for store, report in zip(stores, reports if len(stores) == 1 else join(stores)):
+                print(f"{store.uri}: {report}" if len(stores) > 1 else report)
         return 0
 
 

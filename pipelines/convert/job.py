@@ -20,11 +20,12 @@ import pyarrow as pa
 from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units
 from pipelines.convert.config import ConvertConfig
-from pipelines.examples.layout import face_parts, schema_of
 from pipelines.extract import components
 from pipelines.extract.layout import RECORD_KEY, parquet, part_path
 from pipelines.extract.unit import Crops
 from rigface import schema
+from rigface.dataset.faces import Faces
+from rigface.dataset.identities import FOLDER as IDENTITIES
 from rigface.errors import PlanError
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
@@ -51,8 +52,8 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> dict[s
         OutputBusy: another run writes to OUT.
     """
     source, store = Store(config.faces), Store(config.out)
-    parts = face_parts(source)
-    stored = schema_of(source, parts)
+    parts = Faces(source).parts
+    stored = source.schema(parts[0])
     before = run_info.load(source)
     fitter = _reconstructor(config, before, schema.detector_of(stored))
     head, detector = fitter.head_spec, _detector(stored, fitter)
@@ -68,8 +69,9 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> dict[s
             )
         empty = schema.faces_schema(head, detector).empty_table()
         store.publish("faces/schema.parquet", parquet(empty), replace=False)
-        for path in source.paths("inputs", ".parquet"):
-            store.publish(path, source.read(path), replace=False)
+        for folder in ("inputs", IDENTITIES):
+            for path in source.paths(folder, ".parquet"):
+                store.publish(path, source.read(path), replace=False)
         units = [Unit(Path(part).stem, part) for part in parts]
         return dict(run_units(units, partial(ConvertUnit, config, info), config.pool, store, "faces", check, say))
 
@@ -115,7 +117,7 @@ class ConvertUnit:
 
     def __init__(self, config: ConvertConfig, info: dict[str, Any]) -> None:
         self._source, self._out = Store(config.faces), lock.follow(Store(config.out))
-        stored = schema_of(self._source, face_parts(self._source))
+        stored = Faces(self._source).schema
         self._reconstructor = _reconstructor(config, info, schema.detector_of(stored))
         wanted = schema.faces_schema(self._reconstructor.head_spec, _detector(stored, self._reconstructor))
         sources = json.dumps(info["converted"]["columns"]).encode()

@@ -25,9 +25,10 @@ from pipelines.examples.compose_example import TAKE, background_change, invent_l
 from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import detector_of, has_examples, head_of
+from pipelines.examples.layout import has_examples
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
+from rigface.dataset.faces import Faces
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import drawn_edit, targets_of, transfer
@@ -64,8 +65,9 @@ class FacesSource:
             raise PlanError(
                 f"{source.uri} holds examples of `pair`; evaluate on the dataset of faces they were made of"
             )
-        self._source, self.head = source, head_of(source)
-        self._reader, self._seen = FaceReader(source, self.head), ProfileFaces(self.head, detector_of(source).parser)
+        faces = Faces(source)
+        self._source, self.head = source, faces.head
+        self._reader, self._seen = FaceReader(source, self.head), ProfileFaces(self.head, faces.detector.parser)
         self._composer = Composer(plain_conditions(self.head, CROP_PX))
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from pipelines import run_info
 from pipelines.examples.config import AutoencoderConfig
-from pipelines.examples.layout import face_parts
 from pipelines.examples.split import split_of
+from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
 from rigface.image import decode as decode_picture
 from rigface.model.latents import decode, encode
@@ -73,12 +73,11 @@ def _made(faces: str, config: AutoencoderConfig, say: Callable[[str], None]) -> 
 def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray]:
     """(N, S, S, 3) uint8 crops to learn from, and up to 32 of held-out people; PlanError if N is 0."""
     store = Store(faces)
-    parts = face_parts(store)
     learned: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
-    total = sum(1 for _ in _cells(store, parts, ["status"]))
+    total = sum(len(batch.rows) for batch in Faces(store).batches(["status"]))
     keep = max(1, total // config.max_crops)
-    for i, row in enumerate(_cells(store, parts, ["uri", "track", "identity", "status", "crop"])):
+    for i, row in enumerate(_cells(store, ["uri", "track", "identity", "status", "crop"])):
         if row["status"] != "ok" or i % keep:
             continue
         image = cv2.resize(decode_picture(row["crop"]), (config.size, config.size), interpolation=cv2.INTER_AREA)
@@ -106,9 +105,9 @@ def _tensors(pictures: np.ndarray, rows: int = 8) -> Iterator[Tensor]:
         yield torch.from_numpy(pictures[start : start + rows]).permute(0, 3, 1, 2).float() / 255
 
 
-def _cells(store: Store, parts: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        yield from store.table(part, columns).to_pylist()
+def _cells(store: Store, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for batch in Faces(store).batches(columns, rows=64):
+        yield from batch.rows.to_pylist()
 
 
 def _publish(store: Store, vae: AutoencoderKL) -> None:

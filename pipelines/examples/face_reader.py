@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.examples.layout import head_of
 from rigface import schema
+from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage.store import Store
@@ -80,7 +80,7 @@ def face_at(name: str) -> tuple[Face, HeadSpec]:
     if match is None:
         raise PlanError(f"{name}: want FOLDER#INPUT:FRAME, such as out/faces#clip.mp4:120")
     store = Store(re.sub("^s3:/+", "s3://", match["folder"]))  # a path has one slash where an address has two
-    head = head_of(store)
+    head = Faces(store).head
     wanted = (pc.field("frame_index") == int(match["frame"])) & (pc.field("status") == "ok")
     wanted &= pc.ends_with(pc.field("uri"), match["input"])
     if match["track"]:

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.examples import pair_sampling
-from pipelines.examples.layout import face_parts
+from pipelines.inputs.compact_set import CompactSet
+from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
 from rigface.face.geometry.rotation import to_matrix
 from rigface.storage.store import Store
@@ -23,10 +24,9 @@ def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.
     columns = ["uri", "frame_index", "track", "identity", "status", *GATES]
     columns += ["head_rotation", "expression", "light", "frame_to_crop", "identity_vector"]
     tables, places = [], []
-    for path in face_parts(source):
-        table = source.table(path, columns)
-        tables.append(table)
-        places += [(path, i) for i in range(len(table))]
+    for path, first, rows in Faces(source).batches(columns):
+        tables.append(pa.Table.from_batches([rows]))
+        places += [(path, first + i) for i in range(len(rows))]
     whole = pa.concat_tables(tables).combine_chunks()
     if not len(whole):
         raise PlanError(f"{source.uri}: no faces in this dataset")
@@ -54,10 +54,10 @@ def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.
 
 def people_in(source: Store) -> int:
     """Number of people in a dataset of faces; a track without an identity counts as one."""
-    people: set[tuple[str, int | None]] = set()
-    for path in source.paths("faces", ".parquet"):
-        rows = source.table(path, ["uri", "track", "identity"]).to_pylist()
-        people |= {(row["identity"], None) if row["identity"] else (row["uri"], row["track"]) for row in rows}
+    people = CompactSet()
+    for _, _, rows in Faces(source).batches(["uri", "track", "identity"]):
+        for uri, track, name in zip(*(rows[column].to_pylist() for column in ("uri", "track", "identity"))):
+            people.add(name or f"{uri}#{track}")
     return len(people)
 
 

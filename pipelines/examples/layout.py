@@ -7,32 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage.store import Store, sharded
-from rigface.types import DetectorSpec, HeadSpec
 
 EXAMPLES = "examples"  # folder of the training examples
 PLAN = "pairs.parquet"
-
-
-def face_parts(faces: Store) -> list[str]:
-    """The objects of a dataset of faces; PlanError if there are none."""
-    parts = sorted(path for path in faces.paths("faces", ".parquet") if not path.endswith("/schema.parquet"))
-    if not parts:
-        raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
-    return parts
-
-
-def head_of(faces: Store) -> HeadSpec:
-    """The head model of a dataset of faces; raises as `face_parts`."""
-    return schema.head_of(schema_of(faces, face_parts(faces)))
-
-
-def detector_of(faces: Store) -> DetectorSpec:
-    """The detector of a dataset of faces, with its other networks; raises as `face_parts`."""
-    return schema.detector_of(schema_of(faces, face_parts(faces)))
 
 
 def part_path(unit: str) -> str:

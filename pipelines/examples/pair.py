@@ -23,8 +23,9 @@ from pipelines.examples.compose_worker import ComposeUnit
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.coverage_report import PairReport
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import EXAMPLES, PLAN, head_of, parquet_bytes
+from pipelines.examples.layout import EXAMPLES, PLAN, parquet_bytes
 from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
+from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.profile import PROFILES, RenderStyle
@@ -46,7 +47,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
     settings, source, store = config.settings.resolved(), Store(config.faces), Store(config.out)
     with lock.hold(store) as check:
         info = run_info.load_own(store, "pair", (EXAMPLES,))
-        spec = _spec(settings, head_of(source))
+        spec = _spec(settings, Faces(source).head)
         values = asdict(settings)
         if settings.profile == "own":
             del values["profile"]  # as in outputs from before there were profiles
@@ -100,7 +101,7 @@ def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None])
     gates = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
     frames, places = read_frames(source, dict(zip(GATES, gates)))
     say(f"{len(frames):,} faces of {len(set(frames.identity)):,} people, {int(frames.good.sum()):,} pass the gates")
-    if head_of(source).name not in ("open", "fake"):
+    if Faces(source).head.name not in ("open", "fake"):
         settings = replace(settings, posed_fraction=0.0)  # the preview, which turns a photograph, is of the open head
     plan = plan_pairs(frames, places, settings)
     if not plan.examples:

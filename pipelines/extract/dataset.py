@@ -4,7 +4,8 @@
     OUT/faces/<2 hex>/<unit>.parquet   one object per unit that shows faces; its record is in the file's metadata
     OUT/faces/schema.parquet       no rows: readers find the columns even if there are no faces
     OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
-    OUT/.rigface/                  plans, records of units without faces, crashes, identities, lock, unfinished files
+    OUT/identities/<24 hex>.parquet    one row per track, added by each pass of `identities`
+    OUT/.rigface/                  plans, records of units without faces, crashes, lock, unfinished files
 
 A unit is done when its object exists; an input is done when its row does. Only the holder of the lock writes here,
 except for units, whose objects appear whole and whose first commit wins.
@@ -21,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import run_info
-from pipelines.extract import identities, quarantine
+from pipelines.extract import quarantine
 from pipelines.extract.config import Settings, config_hash, differences
 from pipelines.extract.layout import error_path, parquet, part_path, publish_by_hash, record_of, remove_rows
 from pipelines.extract.plan import Plan, units_of
@@ -31,8 +32,9 @@ from pipelines.extract.summary import InputRow
 from pipelines.extract.unit import Record
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
+from rigface.dataset.identities import FOLDER as IDENTITIES
 from rigface.errors import PlanError
-from rigface.storage.store import IDENTITIES, INTERNAL, Store
+from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 
@@ -115,10 +117,9 @@ class FaceDataset:
 
     def _clear(self) -> None:
         """Remove the dataset's objects; rigface.json last, so that a kill in between leaves it recognisable."""
-        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
+        for folder in ("faces", "inputs", IDENTITIES, PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
             self.store.delete_folder(folder)
         self.plans = PlanStore(self.store)
-        self.store.delete(IDENTITIES)
         self.store.delete(run_info.RUN_INFO)
 
     # --- inputs that changed
@@ -156,9 +157,9 @@ class FaceDataset:
                 self.store.delete(error_path(unit.unit_id))
 
     def reopen(self, uris: Collection[str]) -> None:
-        """Remove the rows of some inputs, and the remembered identities of their tracks, which are numbered anew."""
+        """Remove the rows of some inputs, and the identities of their tracks, which are numbered anew."""
         if uris:
-            identities.forget_inputs(self.store, set(uris))
+            remove_rows(self.store, IDENTITIES, uris)
             remove_rows(self.store, "inputs", uris)
 
     def sweep_orphans(self, config: str) -> None:

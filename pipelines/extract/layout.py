@@ -40,7 +40,7 @@ def record_of(part: pa.Schema) -> Record:
 
 def parquet(table: pa.Table) -> pa.Buffer:
     """A part as bytes. Statistics and dictionaries only on columns they help: not on images and vectors."""
-    texts = ["uri", "status", "reason", "identity"]
+    texts = ["uri", "status", "reason"]
     statistics = [*texts, "frame_index", "time_s", "track", *QUALITY_COLUMNS]
     return plain_parquet(table, row_group_size=ROW_GROUP, use_dictionary=texts, write_statistics=statistics)
 
@@ -56,12 +56,11 @@ def remove_rows(store: Store, folder: str, uris: Iterable[str]) -> None:
     """Remove the rows of some inputs from the tables of a folder."""
     removed = pa.array(sorted(uris), pa.string())
     for path in store.paths(folder, ".parquet") if len(removed) else ():
-        table = store.table(path)
-        kept = table.filter(pc.invert(pc.is_in(table["uri"], removed)))
-        if not len(kept):
+        kept = pc.invert(pc.is_in(store.table(path, ["uri"])["uri"], removed))
+        if not pc.any(kept).as_py():
             store.delete(path)
-        elif len(kept) < len(table):
-            store.publish(path, plain_parquet(kept))
+        elif not pc.all(kept).as_py():
+            store.publish(path, plain_parquet(store.table(path).filter(kept)))
 
 
 def publish_by_hash(store: Store, folder: str, table: pa.Table) -> str:

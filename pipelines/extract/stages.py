@@ -200,7 +200,7 @@ class Write:
 
     name = "write"
     needs = ("status",)
-    adds = ("uri", "identity")
+    adds = ("uri",)
 
     def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec) -> None:
         self._store = lock.follow(Store(out))

@@ -1,8 +1,8 @@
 """Inspection of a dataset of faces: one HTML page, `rigface inspect OUT`.
 
-Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> statistics (one pass, bounded memory) -> gallery (some
-dozens of rows with pictures) -> report -> OUT/inspect.html. Reads any file system of pyarrow; writes only
-the page.
+Path: OUT/faces/**/*.parquet, OUT/identities, OUT/inputs/*.parquet -> statistics (one pass, bounded memory)
+-> gallery (some dozens of rows with pictures) -> report -> OUT/inspect.html. Reads any file system of pyarrow; writes
+only the page.
 """
 
 from collections import deque
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from pipelines.inspect.inputs import COLUMNS, InputStatistics
 from pipelines.inspect.report import DatasetFiles, Gallery, document
 from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
 from rigface import schema
+from rigface.dataset.identities import Identities
 from rigface.errors import BadInput, PlanError
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
@@ -38,6 +40,7 @@ _SHOWN = [
 ]  # fmt: skip
 
 
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 _Opened = tuple[pa.Schema, list[pa.RecordBatch] | None] | Exception
 
 
@@ -51,6 +54,16 @@ class Dataset:
 
     def open(self, path: str) -> pq.ParquetFile:
         return pq.ParquetFile(self.store.open(path), pre_buffer=False)
+
+    @cached_property
+    def identities(self) -> Identities:
+        return Identities.load(self.store)
+
+    def named(self, rows: Rows) -> Rows:
+        """The rows with their identities, which older datasets have as a column already."""
+        if "identity" in rows.schema.names or "track" not in rows.schema.names:
+            return rows
+        return rows.append_column("identity", self.identities.of(rows["uri"], rows["track"].to_numpy()))
 
     def leave_out(self, path: str, problem: object, kept: int = 0) -> None:
         text = (str(problem) or type(problem).__name__).splitlines()[0]
@@ -154,7 +167,7 @@ def _count_faces(data: Dataset, paths: list[str], samples: int) -> tuple[FaceSta
             continue
         row = 0
         for batch in batches:
-            statistics.add(batch, len(data.files), row)
+            statistics.add(data.named(batch), len(data.files), row)
             row += len(batch)
         if row:
             data.files.append(path)
@@ -192,7 +205,7 @@ def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tu
         try:
             with data.open(data.files[file]) as parquet:
                 for row, table in gallery.fetch(parquet, wanted, columns).items():
-                    tables[RowPosition(file, row)] = table
+                    tables[RowPosition(file, row)] = data.named(table)
         except (OSError, pa.ArrowException) as problem:
             data.leave_out(f"{data.files[file]} (pictures)", problem)
     kept = [position for position in positions if position in tables]

@@ -30,7 +30,7 @@ import torch
 from pipelines import run_info
 from pipelines.cluster.unit_job import run_units
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import EXAMPLES, head_of
+from pipelines.examples.layout import EXAMPLES
 from pipelines.examples.pair_plan import StagingBank
 from pipelines.refine.batches import Batch, ExampleBatches
 from pipelines.refine.config import RefineConfig
@@ -39,6 +39,7 @@ from pipelines.refine.loss import refiner_loss, region_psnr
 from pipelines.refine.plan import named, plan_examples, units_of
 from pipelines.train import metric_log
 from rigface.assets import find
+from rigface.dataset.faces import Faces
 from rigface.errors import JobBroken, PlanError
 from rigface.model.ema import Average
 from rigface.model.number_format import autocast, autocast_dtype
@@ -63,7 +64,7 @@ def refine(config: RefineConfig, say: Callable[[str], None] = print) -> dict[str
         JobBroken: the loss is not finite.
     """
     source, store = Store(config.faces), Store(config.out)
-    head = head_of(source)
+    head = Faces(source).head
     if head.name != "open":
         raise PlanError(f"previews are of the open head, and {source.uri} holds faces of {head.name!r}")
     with lock.hold(store) as check:

@@ -31,7 +31,6 @@ INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
 TAIL = 64 * 1024  # bytes fetched when an object is opened: the index of most Parquet files here
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-IDENTITIES = f"{INTERNAL}/identities.npz"
 
 
 class Store:

@@ -46,6 +46,14 @@ def faces_of(out: Path) -> pa.Table:
     return table.sort_by([("uri", "ascending"), ("frame_index", "ascending"), ("track", "ascending")]).combine_chunks()
 
 
+def identities_of(out: Path) -> dict[tuple[str, int], str | None]:
+    """(uri, track) -> name of the person, of all rows of identities/."""
+    rows = pyarrow.dataset.dataset(out / "identities", format="parquet").to_table().to_pylist()
+    names = {(row["uri"], row["track"]): row["identity"] for row in rows}
+    assert len(names) == len(rows), "a track has two rows"
+    return names
+
+
 def inputs_of(out: Path) -> pa.Table:
     """All rows of inputs/, in one order, without times."""
     table = pyarrow.dataset.dataset(out / "inputs", format="parquet").to_table().sort_by("uri").combine_chunks()

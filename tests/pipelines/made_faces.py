@@ -1,6 +1,7 @@
 """A small dataset of faces on disk without any detector, for the jobs that begin with one."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -66,7 +67,6 @@ def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}") -> 
             "frame_index": list(range(frames)),
             "time_s": [k / 6 for k in range(frames)],
             "track": [0] * frames,
-            "identity": [identity.format(person)] * frames,
             "status": ["ok"] * (frames - 1) + ["error"],
             "box": schema.column([f.box for f in faces], 4),
             "frame_to_crop": schema.column([f.frame_to_crop for f in faces], 6),
@@ -80,3 +80,7 @@ def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}") -> 
         place = folder / "faces" / f"{person:02x}"
         place.mkdir(parents=True)
         pq.write_table(schema.table_of(columns, wanted), place / f"{person:02x}unit.parquet")
+    (folder / "identities").mkdir()
+    named = {"uri": [f"/clip{person}.mp4" for person in range(people)], "track": pa.array([0] * people, pa.int32())}
+    named["identity"] = [identity.format(person) for person in range(people)]
+    pq.write_table(pa.table(named), folder / "identities" / "all.parquet")

@@ -12,15 +12,14 @@ from pipelines.convert import adopt
 from pipelines.extract.config import debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.frame_processor import FrameProcessor
-from pipelines.extract.identities import identify, load_state
+from pipelines.extract.identities import identify
 from pipelines.extract.job import extract
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.survey import Surveyor
 from rigface.errors import PlanError
-from rigface.face.identity.dlib_embedding import cluster_threshold
 from rigface.storage.store import Store
 from rigface.testing import fakes
-from tests.pipelines.conftest import faces_of, inputs_of
+from tests.pipelines.conftest import faces_of, identities_of, inputs_of
 
 
 @pytest.fixture
@@ -58,15 +57,15 @@ def test_adopted_dataset_continues_at_another_place_without_work(dataset, finish
 
 def test_adopted_dataset_keeps_units_and_identities(dataset, zoo):
     before = sorted(dataset.parts()[0]), sorted(dataset.parts()[1])
-    known = load_state(dataset.store, cluster_threshold(128))[0]
+    known = identities_of(Path(dataset.store.uri))
     adopt.adopt(dataset.store, str(zoo))
     assert (sorted(dataset.parts()[0]), sorted(dataset.parts()[1])) == before
     planned = {u.unit_id for p in dataset.plans.latest() for u in units_of(p, dataset.info()["config"])}
     assert planned == {*before[0], *before[1]}
     assert all(not dataset.record(unit).uri.startswith("/") for unit in planned)
-    wanted = {(os.path.relpath(uri, zoo), track): label for (uri, track), label in known.items()}
-    assert load_state(dataset.store, cluster_threshold(128))[0] == wanted
-    assert identify(dataset.store).rewritten == 0
+    wanted = {(os.path.relpath(uri, zoo), track): name for (uri, track), name in known.items()}
+    assert identities_of(Path(dataset.store.uri)) == wanted
+    assert identify(dataset.store).added == 0
 
 
 def test_killed_adoption_is_refused_by_extract_and_continued(dataset, finished, zoo, silent, monkeypatch):

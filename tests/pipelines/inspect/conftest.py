@@ -66,7 +66,9 @@ def faces(count, *, seed=0, head=HEAD, pictures=True, **given_columns):
     }
     if pictures:
         values |= {"crop": crops, "mask": masks}
-    return schema.table_of(values | given_columns, schema.faces_schema(head, DETECTOR))
+    return schema.table_of(
+        values | given_columns, schema.faces_schema(head, DETECTOR).append(pa.field("identity", pa.string()))
+    )
 
 
 def inputs(*rows):
