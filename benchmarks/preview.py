@@ -6,7 +6,8 @@ Writes one line of JSON to benchmarks/results/preview.json. Costs are processor 
 face of tests/fixtures/clip.mp4, fitted beforehand. What is reached is re-measured on the output, on that face and, with
 --data, on one portrait of each of its people whose licence lets it ship: the share of the asked change that the
 reconstructor finds in the result (1: all of it; 0: nothing moved), as medians over people, and in how many results a
-face is found at all.
+face is found at all. `edit_*` is a whole edit with the default model, from pixels to pixels, analysis and measuring
+included: the frame as it is, and enlarged.
 """
 
 import argparse
@@ -67,6 +68,22 @@ def costs(editor: Editor, image: np.ndarray, rounds: int) -> dict[str, float]:
     return out
 
 
+def edits(image: np.ndarray, rounds: int) -> dict[str, float]:
+    """Milliseconds of one thread for a whole edit of a photograph seen for the first time, by its size."""
+    editor, out = Editor.load(), {}
+    for times in (1, 4, 8):
+        large = cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+        editor.edit(large, EVERYTHING)
+        took = []
+        for turn in range(rounds):
+            large[:8, :8] = turn  # another picture, whose background is not known from the last round
+            start = time.process_time()
+            editor.edit(large, EVERYTHING)
+            took.append(time.process_time() - start)
+        out[f"edit_{large.shape[1]}x{large.shape[0]}_ms"] = round(1000 * median(took), 1)
+    return out
+
+
 def reached(editor: Editor, pictures: Iterator[np.ndarray]) -> dict[str, object]:
     """Shares of the asked changes that are found in the result."""
     shares: dict[str, list[float]] = {name: [] for name in EDITS}
@@ -124,6 +141,7 @@ def main() -> None:
     result = {
         "benchmark": "preview",
         **costs(editor, image, options.rounds),
+        **edits(image, max(options.rounds // 4, 1)),
         **reached(editor, pictures),
         **harness.environment(),
     }

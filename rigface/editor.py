@@ -29,12 +29,13 @@ from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.rendering.lighting import light_direction
+from rigface.image import resized
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.model.model_config import config_of
 from rigface.model_editor import ModelEditor, check_head
 from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.refiner.preview_refiner import PreviewRefiner
-from rigface.types import Detection, Face, FaceParams, HeadSpec
+from rigface.types import CROP_PX, Detection, Face, FaceParams, HeadSpec
 
 PASTE_MARGIN = 0.03  # of the crop's side, over which a pasted person fades into the photograph
 PREVIEW_PX = 2048  # maximum side of a preview's crop, which else has the photograph's own resolution
@@ -270,6 +271,7 @@ class Editor:
             return image, None
         red, green, blue = cv2.split(cv2.absdiff(image, crop))
         changed = cv2.max(cv2.max(red, green), blue) > 1  # elsewhere the photograph's own pixels are finer
+        changed = resized(changed.astype(np.uint8) * 255, min(size, CROP_PX)) > 0
         return image, _widened(changed.astype(np.uint8) * 255)
 
     def measure(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:

@@ -150,7 +150,8 @@ class PreviewRefiner:
         flow = cv2.warpAffine(flow * window * zoom, back, size, flags=cv2.INTER_LINEAR)
         change = cv2.warpAffine(change * window, back, size, flags=cv2.INTER_CUBIC)
         refined = preview.image.copy()
-        refined[top:bottom, left:right] = (_moved(preview.image, flow, (left, top)) + change + 0.5).clip(0, 255)
+        moved = _moved(preview.image, flow, (left, top))
+        refined[top:bottom, left:right] = cv2.add(moved, change, dtype=cv2.CV_8U)
         return refined
 
     def refine(self, inputs: RefinerInputs) -> np.ndarray:

@@ -24,6 +24,7 @@ RIM = 0.16  # of the side: width of the hole's rim that gets texture; a turn by 
 TONE = 0.06  # of the side: spread of the low frequencies, which are those of the background beside the hole
 MIN_REACH = 0.05  # share of that background in the spread, from which its tone is taken whole
 FADE = 0.3  # of the rim, over which texture fades into the smooth inside
+MAX_PX = 1024  # side at which texture is filled in; what is uncovered of a larger crop is that much softer
 KEPT = 4  # backgrounds
 
 _kept: OrderedDict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = OrderedDict()
@@ -63,6 +64,9 @@ def hole_of(mask: np.ndarray) -> np.ndarray:
 def fill_background(picture: np.ndarray, hole: np.ndarray, has_texture: bool = True) -> np.ndarray:
     """The picture (S, S, 3) uint8 with the hole, above 0 in (S, S) uint8, filled in from around it."""
     size = len(picture)
+    if size > MAX_PX:
+        small = fill_background(resized(picture, MAX_PX), resized(hole, MAX_PX), has_texture)
+        return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
     known = cv2.resize(hole, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA) < 8
     small = cv2.resize(picture, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     smooth: np.ndarray = (_filled(small, known.astype(np.float32)) + 0.5).clip(0, 255).astype(np.uint8)
@@ -85,7 +89,7 @@ def _toned(filled: np.ndarray, small: np.ndarray, known: np.ndarray, rim: np.nda
     own, _ = _blurred(resized(filled, WORK_PX).astype(np.float32), rim)
     change = (near - own) * np.minimum(reach / MIN_REACH, 1)[..., None]
     change = cv2.resize(change, filled.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray((filled + change + 0.5).clip(0, 255).astype(np.uint8))
+    return cv2.add(filled, change, dtype=cv2.CV_8U)
 
 
 def _blurred(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,8 +50,8 @@ def fill_by_patches(picture: np.ndarray, hole: np.ndarray, rim: np.ndarray, star
             compiled(_average)(guess.copy(), wanted, offsets, cost, guess)
     if offsets is None or len(offsets) != SIDES[-1]:
         return start
-    out = start.copy()
-    compiled(_read)(np.ascontiguousarray(picture), rim, offsets, out)
+    out, moves = start.copy(), np.rint(len(picture) / SIDES[-1] * offsets).astype(np.int32)
+    compiled(_read)(np.ascontiguousarray(picture), rim, moves, out)
     return out
 
 
@@ -149,8 +149,10 @@ def _average(guess: Any, wanted: Any, offsets: Any, cost: Any, out: Any) -> None
             out[j, i, 0], out[j, i, 1], out[j, i, 2] = red / total, green / total, blue / total
 
 
-def _read(picture: Any, rim: Any, offsets: Any, out: Any) -> None:
-    """Fill `out` (S, S, 3) in the rim (h, h) by the picture's pixels at the offsets, bilinear. Compiled by numba."""
+def _read(picture: Any, rim: Any, moves: Any, out: Any) -> None:
+    """Fill `out` (S, S, 3) in the rim (h, h) by pixels of the picture, a mean of those that four `moves` (h, h, 2),
+    px, lead to, the nearer ones more. Compiled by numba.
+    """
     size, side = len(picture), len(rim)
     scale = size / side
     for j in range(size):
@@ -164,8 +166,8 @@ def _read(picture: Any, rim: Any, offsets: Any, out: Any) -> None:
                 for x in range(b, b + 2):
                     if rim[y, x]:
                         weight = (1 - abs(v - y)) * (1 - abs(u - x))
-                        there = min(max(j + round(scale * offsets[y, x, 0]), 0), size - 1)
-                        at = min(max(i + round(scale * offsets[y, x, 1]), 0), size - 1)
+                        there = min(max(j + moves[y, x, 0], 0), size - 1)
+                        at = min(max(i + moves[y, x, 1], 0), size - 1)
                         red += weight * picture[there, at, 0]
                         green += weight * picture[there, at, 1]
                         blue += weight * picture[there, at, 2]

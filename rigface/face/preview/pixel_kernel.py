@@ -12,6 +12,7 @@ product. Brightened colours bend below white instead of being cut off there.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,33 +22,56 @@ from rigface.face.rendering.jit import compiled
 # Columns of the vertex table.
 HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14
 
+CROP, IMAGE = 5, 10  # of the arrays of `_paint`
+
 KNEE = 0.8  # of white, from which brightened colours bend
 SETTLED_PX = 0.35  # of 512: a pixel that would move by less keeps its place, and stays sharp
 JUMP_PX = 4.0  # of 512: neighbours that come from places so far apart are of two pieces
-STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
+STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: moves between which the background beside the person stops moving along
 
 
-def paint_pixels(*arrays: np.ndarray) -> None:
-    """`_paint` as machine code; the same arguments."""
-    compiled(_paint, fastmath=True)(*arrays)
+def paint_pixels(*arrays: np.ndarray, threads: int = 1) -> None:
+    """`_paint` as machine code in bands of rows, one a thread, then `_soften`; the same arrays."""
+    size = len(arrays[0])
+    place = np.empty((size, size, 2), np.float32)
+    ends = np.linspace(0, size, min(max(threads, 1), size) + 1).astype(np.int64)
+    paint = compiled(_paint, fastmath=True)
+
+    def band(top: int, bottom: int) -> None:
+        paint(*arrays, place, np.empty(16, np.float32), top, bottom)
+
+    if len(ends) == 2:
+        band(0, size)
+    else:
+        with ThreadPoolExecutor(len(ends) - 1) as pool:
+            list(pool.map(band, ends, ends[1:]))
+    compiled(_soften)(arrays[0], place, arrays[CROP], arrays[IMAGE])
 
 
 def _paint(
     face: Any, shares: Any, triangles: Any, table: Any, inside: Any, crop: Any, mask: Any, soft: Any, back: Any,
-    hole: Any, image: Any, new_mask: Any, invented: Any,
+    hole: Any, image: Any, new_mask: Any, invented: Any, place: Any, sums: Any,
+    top: Any, bottom: Any,
 ) -> None:  # fmt: skip
-    """Fill the preview. Compiled by numba.
+    """Fill the rows of the preview from `top` up to `bottom`. Compiled by numba.
 
     Args:
         face, shares: (S, S) int32 and (S, S, 3): what `rasterize` found; triangles (F, 3).
         table: (V, WIDTH) float32, the columns named above. Places in px; lights as factors.
         inside: (3, 3) the dark of a mouth, and the colours of its tongue and teeth.
-        crop: (S + 3, S + 3, 3) uint8, its border repeated once before and twice after.
+        crop: (S + 3, S + 3, 4) uint8, its border repeated once before and twice after; the fourth value is not used.
         mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from `inpaint_background`, or
             (0, 0, 3) and (0, 0).
-        image, new_mask, invented: to be filled.
+        image, new_mask, invented: to be filled; and place (S, S, 2) float32, the source position of each pixel.
+        sums: (16,) float32 to work in; with a length known to the compiler the loop over it would not be vectorised.
     """
     size = face.shape[0]
+    rows = crop.reshape(size + 3, 4 * (size + 3))
+
+    def keys(p: Any) -> Any:  # shares of the four pixels about a place, p after the second
+        q = 1 - p
+        second, third = 1 - p * p * (5 - 3 * p) / 2, 1 - q * q * (5 - 3 * q) / 2
+        return np.float32(-p * q * q / 2), np.float32(second), np.float32(third), np.float32(-q * p * p / 2)
 
     def corner(x: Any, y: Any) -> Any:  # the pixel before, and the shares of those after; edges are repeated
         x, y = min(max(x - 0.5, 0.0), size - 1.0), min(max(y - 0.5, 0.0), size - 1.0)
@@ -61,24 +85,26 @@ def _paint(
 
     def colours(a: Any, b: Any, p: Any, q: Any) -> Any:  # red, green and blue, by Keys' kernel
         if p == 0 and q == 0:
-            row = crop[b + 1]
-            return np.float64(row[a + 1, 0]), np.float64(row[a + 1, 1]), np.float64(row[a + 1, 2])
-        p1, q1 = 1 - p, 1 - q
-        x0, x1, x2, x3 = -p * p1 * p1 / 2, 1 - p * p * (5 - 3 * p) / 2, 1 - p1 * p1 * (5 - 3 * p1) / 2, -p1 * p * p / 2
-        down = -q * q1 * q1 / 2, 1 - q * q * (5 - 3 * q) / 2, 1 - q1 * q1 * (5 - 3 * q1) / 2, -q1 * q * q / 2
-        red, green, blue = 0.0, 0.0, 0.0
-        for n in range(4):
-            row = crop[b + n, a : a + 4]
-            red += down[n] * (x0 * row[0, 0] + x1 * row[1, 0] + x2 * row[2, 0] + x3 * row[3, 0])
-            green += down[n] * (x0 * row[0, 1] + x1 * row[1, 1] + x2 * row[2, 1] + x3 * row[3, 1])
-            blue += down[n] * (x0 * row[0, 2] + x1 * row[1, 2] + x2 * row[2, 2] + x3 * row[3, 2])
-        return red, green, blue
+            at = crop[b + 1, a + 1]
+            return np.float32(at[0]), np.float32(at[1]), np.float32(at[2])
+        x0, x1, x2, x3 = keys(p)
+        y0, y1, y2, y3 = keys(q)
+        n = 4 * a
+        row0, row1 = rows[b, n : n + 16], rows[b + 1, n : n + 16]
+        row2, row3 = rows[b + 2, n : n + 16], rows[b + 3, n : n + 16]
+        for k in range(len(sums)):  # four pixels of four values at once, by vector instructions
+            upper = y0 * np.float32(row0[k]) + y1 * np.float32(row1[k])
+            sums[k] = upper + y2 * np.float32(row2[k]) + y3 * np.float32(row3[k])
+        return (
+            x0 * sums[0] + x1 * sums[4] + x2 * sums[8] + x3 * sums[12],
+            x0 * sums[1] + x1 * sums[5] + x2 * sums[9] + x3 * sums[13],
+            x0 * sums[2] + x1 * sums[6] + x2 * sums[10] + x3 * sums[14],
+        )
 
     masked, layered = mask.shape[0] > 0, back.shape[0] > 0
     unit = size / 512.0
-    place = np.empty((size, size, 2), np.float32)  # the source position of each pixel
 
-    for j in range(size):
+    for j in range(top, bottom):
         for i in range(size):
             f = face[j, i]
             if f < 0:
@@ -100,14 +126,12 @@ def _paint(
             new = 1 - visible
             mirrored = visible < 0.999
             a, b, p, q = corner(x, y)
-            own = colours(a, b, p, q)
-            twin = own
+            ta, tb, tp, tq = a, b, p, q
             if mirrored:
                 ta, tb, tp, tq = corner(
                     w0 * at0[TWIN] + w1 * at1[TWIN] + w2 * at2[TWIN],
                     w0 * at0[TWIN + 1] + w1 * at1[TWIN + 1] + w2 * at2[TWIN + 1],
                 )
-                twin = colours(ta, tb, tp, tq)
             person = 1.0
             if masked:
                 person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q)
@@ -115,10 +139,19 @@ def _paint(
                     person = visible * person + (1 - visible) * grey(soft, ta, tb, tp, tq) / 255.0
                     level = visible * level + (1 - visible) * grey(mask, ta, tb, tp, tq)
                 new_mask[j, i] = np.uint8(level + 0.5)
-            covered = 0.0
+            still = filled = 0.0  # shares of the background as it is, and as it is filled in
             if layered and person < 0.999:
-                covered = (1 - person) * min(max((np.sqrt(moved) - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
-                new = max(new, covered * hole[j, i] / 255.0)
+                near = hole[j, i] / 255.0  # beside the person; elsewhere the background does not move at all
+                if person == 0 and near == 0:
+                    for c in range(3):
+                        image[j, i, c] = crop[j + 1, i + 1, c]
+                    invented[j, i] = 0
+                    continue
+                far = min(max((np.sqrt(moved) - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
+                still, filled = (1 - person) * (1 - near), (1 - person) * near * far
+                new = max(new, filled)
+            own = colours(a, b, p, q)
+            twin = colours(ta, tb, tp, tq) if mirrored else own
             dark = w0 * at0[DARK] + w1 * at1[DARK] + w2 * at2[DARK]
             if dark > 0:
                 new = max(new, dark)
@@ -140,19 +173,24 @@ def _paint(
                     over = value / 255.0 - KNEE
                     bent = 255 * (KNEE + (1 - KNEE) * over / (over + 1 - KNEE))
                     value += min(1.0, 4 * (lit - 1)) * (bent - value)
-                if covered > 0:
-                    shown = np.float64(crop[j + 1, i + 1, c])
-                    behind = shown + hole[j, i] / 255.0 * (back[j, i, c] - shown)
-                    value += covered * (behind - value)
+                if still + filled > 0:
+                    value += still * (crop[j + 1, i + 1, c] - value) + filled * (back[j, i, c] - value)
                 image[j, i, c] = np.uint8(min(255.0, max(0.0, value) + 0.5))
             invented[j, i] = new
 
-    # Where one piece of the mesh hides another the picture jumps from pixel to pixel; half a pixel of blur hides the
-    # steps.
+
+def _soften(face: Any, place: Any, crop: Any, image: Any) -> None:
+    """Blur the preview by half a pixel where one piece of the mesh hides another. Compiled by numba.
+
+    The picture jumps there from pixel to pixel, in steps. A pixel that still is the crop's stays so.
+    """
+    size = face.shape[0]
     sharp = image.copy()
     for j in range(1, size - 1):
         for i in range(1, size - 1):
-            if face[j, i] < 0:
+            own = crop[j + 1, i + 1]
+            changed = image[j, i, 0] != own[0] or image[j, i, 1] != own[1] or image[j, i, 2] != own[2]
+            if face[j, i] < 0 or not changed:
                 continue
             jump = 0.0
             for k in range(2):
@@ -160,7 +198,7 @@ def _paint(
                 along, across = (1.0, 0.0) if k == 0 else (0.0, 1.0)
                 jump = max(jump, abs(place[j, i + 1, k] - here - along), abs(here - place[j, i - 1, k] - along))
                 jump = max(jump, abs(place[j + 1, i, k] - here - across), abs(here - place[j - 1, i, k] - across))
-            if jump > JUMP_PX * unit:
+            if jump > JUMP_PX * size / 512.0:
                 for c in range(3):
                     near = np.int32(sharp[j - 1, i, c]) + sharp[j + 1, i, c] + sharp[j, i - 1, c] + sharp[j, i + 1, c]
                     image[j, i, c] = np.uint8((4 * np.int32(sharp[j, i, c]) + near + 4) // 8)

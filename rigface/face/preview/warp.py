@@ -104,8 +104,9 @@ class Previewer:
         new_mask = np.empty_like(hard)
         pixel_kernel.paint_pixels(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
-            _inside_of_mouth(crop, points[0], grey), cv2.copyMakeBorder(crop, 1, 2, 1, 2, cv2.BORDER_REPLICATE), hard,
-            soft, back, hole, image, new_mask, invented,
+            _inside_of_mouth(crop, points[0], grey),
+            cv2.copyMakeBorder(cv2.cvtColor(crop, cv2.COLOR_RGB2RGBA), 1, 2, 1, 2, cv2.BORDER_REPLICATE),
+            hard, soft, back, hole, image, new_mask, invented, threads=torch.get_num_threads(),
         )  # fmt: skip
         return Preview(image, None if mask is None else new_mask, invented)
 

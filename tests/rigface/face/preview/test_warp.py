@@ -11,6 +11,7 @@ from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import transfer
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.head.open_head import OpenHead
+from rigface.face.preview.inpainting import hole_of
 from rigface.face.preview.warp import Previewer
 from rigface.types import FaceParams
 
@@ -106,6 +107,18 @@ def test_masked_background_keeps_its_lines_when_the_head_turns(preview, source):
     change = lambda out: np.abs(out.image.astype(int) - stripes)[around].mean()  # noqa: E731
     assert change(bent) > 20
     assert change(masked) < change(bent) / 3
+    beside = np.maximum(hole_of(mask), cv2.dilate(masked.mask, np.ones((5, 5)))) > 0
+    assert np.array_equal(masked.image[~beside], stripes[~beside])  # nothing that the head passes: to the bit
+
+
+def test_threads_draw_the_same_picture(preview, source, picture, monkeypatch):
+    turned = edited(source, yaw_deg=20)
+    outs = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        outs.append(preview(picture, source, turned, picture[..., 0]))
+    assert np.array_equal(outs[0].image, outs[1].image)
+    assert np.array_equal(outs[0].mask, outs[1].mask)
 
 
 def test_uncovered_background_is_inpainted_and_marked_invented(preview, source):
