@@ -1,7 +1,6 @@
-"""Unit costs for the capacity plan: bytes of a face, memory of a plan, time of an edit and of identities.
+"""Unit costs for the capacity plan: bytes of a face, memory of a plan, time of an edit.
 
     python benchmarks/capacity.py DATASET        a dataset that `rigface extract` wrote; a minute
-    python benchmarks/capacity.py                only what needs none: the clustering of identities
 
 Processor time of this process and its threads, not the clock's, so that a busy machine disturbs little. Writes
 benchmarks/results/capacity.json, which docs/scaling.md is made of.
@@ -25,7 +24,6 @@ import pyarrow.parquet as pq
 
 PLANS = 20_000
 MARKS = 1_000_000
-TRACKS = (10_000, 20_000, 100_000)
 
 
 def dataset(out: Path) -> dict[str, float]:
@@ -125,22 +123,6 @@ def edits() -> dict[str, float]:
     }
 
 
-def identities() -> dict[str, float]:
-    """Processor seconds to cluster so many tracks, three of each person: 128 numbers, people far apart."""
-    from rigface.face.identity.dlib_embedding import cluster_identities
-
-    random = np.random.default_rng(0)
-    found = {}
-    for count in TRACKS:
-        people = random.normal(size=(count // 3 + 1, 128))
-        vectors = np.repeat(people, 3, axis=0)[:count] + 0.3 * random.normal(size=(count, 128))
-        began = time.process_time()
-        labels, _ = cluster_identities(random.permutation(vectors))
-        found[f"{count} tracks, s"] = round(time.process_time() - began, 2)
-        found[f"{count} tracks, people"] = int(labels.max()) + 1
-    return found
-
-
 def _spent(calls: list[Callable[[], Any]]) -> float:
     """Median processor seconds; the first call warms."""
     times = []
@@ -155,13 +137,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    result = harness.read("capacity")
-    if len(sys.argv) > 1:
-        result = {
-            "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "driver": memory(), "edit": edits(),
-            **harness.environment(),
-        }  # fmt: skip
-    result["identities"] = {**identities(), "commit": harness.commit()}
+    result = {
+        "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "driver": memory(), "edit": edits(),
+        **harness.environment(),
+    }  # fmt: skip
     harness.write("capacity", result)
     print(json.dumps(result, indent=1))
 

@@ -1,6 +1,7 @@
-"""The columns of a dataset of faces that pairing needs, in memory, without pictures.
+"""The columns of faces that pairing needs, without pictures.
 
-Path: OUT/faces -> `read_frames` -> `pair_sampling.candidates`. About half a kilobyte a face.
+Path: a table of faces -> `frames_of` -> `pair_sampling.candidates`. `pair` makes them input by input; `read_frames` has
+a whole dataset in memory, some kilobytes a face.
 """
 
 import numpy as np
@@ -14,42 +15,48 @@ from rigface.face.geometry.rotation import to_matrix
 from rigface.storage.store import Store
 
 GATES = ("confidence", "sharpness", "face_size_px")
+COLUMNS = (
+    "uri", "frame_index", "track", "identity", "status", *GATES, "head_rotation", "expression", "light",
+    "frame_to_crop", "identity_vector",
+)  # fmt: skip
+
+
+def frames_of(table: pa.Table, minima: dict[str, float]) -> pair_sampling.Frames:
+    """The light columns of a table with `COLUMNS`; rows below one of the `minima` of `GATES` are not `good`."""
+    text = {name: np.array([v or "" for v in table[name].to_pylist()]) for name in ("uri", "identity", "status")}
+    good = text["status"] == "ok"
+    for name in GATES:
+        good &= np.nan_to_num(table[name].to_numpy().astype(np.float64), nan=-1) >= minima[name]
+    track = table["track"].to_numpy()
+    people = [name or unnamed(u, t) for name, u, t in zip(text["identity"].tolist(), text["uri"].tolist(), track)]
+    return pair_sampling.Frames(
+        identity=np.array(people),
+        uri=text["uri"],
+        track=track,
+        index=table["frame_index"].to_numpy(),
+        rotation=to_matrix(np.nan_to_num(_wide(table, "head_rotation"))),
+        expression=_wide(table, "expression"),
+        light=_wide(table, "light").reshape(len(table), 9, 3),
+        zoom=_wide(table, "frame_to_crop")[:, 0],
+        good=good,
+        vectors=_track_vectors(_wide(table, "identity_vector"), text["uri"], track),
+    )
+
+
+def unnamed(uri: str, track: int) -> str:
+    """Name of the person of a track without an identity."""
+    return f"{uri}#{track}"
 
 
 def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.Frames, np.ndarray]:
-    """The light columns of a dataset, and (N, 2) the part (path) and row (number) of each face; PlanError if N is 0.
-
-    Rows below one of the `minima` of `GATES` are not `good`.
-    """
-    columns = ["uri", "frame_index", "track", "identity", "status", *GATES]
-    columns += ["head_rotation", "expression", "light", "frame_to_crop", "identity_vector"]
+    """The light columns of a dataset, and (N, 2) the part (path) and row (number) of each face; PlanError if N is 0."""
     tables, places = [], []
-    for path, first, rows in Faces(source).batches(columns):
+    for path, first, rows in Faces(source).batches(COLUMNS):
         tables.append(pa.Table.from_batches([rows]))
         places += [(path, first + i) for i in range(len(rows))]
-    whole = pa.concat_tables(tables).combine_chunks()
-    if not len(whole):
+    if not places:
         raise PlanError(f"{source.uri}: no faces in this dataset")
-    text = {name: np.array([v or "" for v in whole[name].to_pylist()]) for name in ("uri", "identity", "status")}
-    good = text["status"] == "ok"
-    for name in GATES:
-        good &= np.nan_to_num(whole[name].to_numpy(zero_copy_only=False).astype(np.float64), nan=-1) >= minima[name]
-    track = whole["track"].to_numpy()
-    unnamed = text["identity"] == ""
-    text["identity"][unnamed] = [f"{u}#{t}" for u, t in zip(text["uri"][unnamed], track[unnamed])]
-    frames = pair_sampling.Frames(
-        identity=text["identity"],
-        uri=text["uri"],
-        track=track,
-        index=whole["frame_index"].to_numpy(),
-        rotation=to_matrix(np.nan_to_num(_wide(whole, "head_rotation"))),
-        expression=_wide(whole, "expression"),
-        light=_wide(whole, "light").reshape(len(whole), 9, 3),
-        zoom=_wide(whole, "frame_to_crop")[:, 0],
-        good=good,
-        vectors=_track_vectors(_wide(whole, "identity_vector"), text["uri"], track),
-    )
-    return frames, np.array(places, dtype=object)
+    return frames_of(pa.concat_tables(tables).combine_chunks(), minima), np.array(places, dtype=object)
 
 
 def people_in(source: Store) -> int:
@@ -57,7 +64,7 @@ def people_in(source: Store) -> int:
     people = CompactSet()
     for _, _, rows in Faces(source).batches(["uri", "track", "identity"]):
         for uri, track, name in zip(*(rows[column].to_pylist() for column in ("uri", "track", "identity"))):
-            people.add(name or f"{uri}#{track}")
+            people.add(name or unnamed(uri, track))
     return len(people)
 
 

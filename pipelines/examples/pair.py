@@ -22,7 +22,6 @@ from pipelines.cluster.unit_job import run_units
 from pipelines.examples.compose_worker import ComposeUnit
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.coverage_report import PairReport
-from pipelines.examples.frame_index import GATES, read_frames
 from pipelines.examples.layout import EXAMPLES, PLAN, parquet_bytes
 from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
 from rigface.dataset.faces import Faces
@@ -98,12 +97,10 @@ def _spec(settings: PairSettings, head: HeadSpec) -> ExampleSpec:
 
 
 def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None]) -> PairPlan:
-    gates = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
-    frames, places = read_frames(source, dict(zip(GATES, gates)))
-    say(f"{len(frames):,} faces of {len(set(frames.identity)):,} people, {int(frames.good.sum()):,} pass the gates")
-    if Faces(source).head.name not in ("open", "fake"):
+    faces = Faces(source)
+    if faces.head.name not in ("open", "fake"):
         settings = replace(settings, posed_fraction=0.0)  # the preview, which turns a photograph, is of the open head
-    plan = plan_pairs(frames, places, settings)
+    plan = plan_pairs(faces, settings, say)
     if not plan.examples:
         raise PlanError(f"{source.uri}: no examples can be made of these faces; {plan.report.refused}")
     say(f"{len(plan.examples):,} examples planned")

@@ -1,14 +1,22 @@
 """Plan of `pair`: the two rows of faces/ behind each example, and how its source is staged.
 
-Path: `Frames` of OUT/faces -> `plan_pairs` -> `PairPlan` -> OUT/pairs.parquet and units of work.
+Path: OUT/faces, input by input -> `plan_pairs` -> `PairPlan` -> OUT/pairs.parquet and units of work.
+
+In memory are the frames of a few inputs, about as many pairs as are wanted, and 12 bytes per person, however many faces
+there are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +26,18 @@ from pipelines.examples import pair_sampling
 from pipelines.examples.captions import Captions
 from pipelines.examples.config import PairSettings
 from pipelines.examples.coverage_report import PairReport
+from pipelines.examples.frame_index import COLUMNS, GATES, frames_of, unnamed
 from pipelines.examples.split import Split, split_of
+from pipelines.inputs.compact_set import CompactSet
+from rigface.dataset.faces import PART, READERS, ROW, Faces
+from rigface.dataset.identities import uri_key
+from rigface.errors import PlanError
 
 MAX_BANK = 512  # photographs whose lights and expressions serve for staging
 MAX_STAGED = 8  # examples made of one frame alone
+PROGRESS_S = 10.0  # at least so long between two lines of progress
+
+Place = tuple[int, int]  # number of the object in `Faces.parts`, row in it
 
 
 @dataclass(frozen=True)
@@ -98,66 +114,141 @@ class PairPlan:
         return [Unit(unit_name(settings_hash, *(p.example for p in group)), group) for group in groups]
 
 
-def plan_pairs(frames: pair_sampling.Frames, places: np.ndarray, settings: PairSettings) -> PairPlan:
-    """Plan every example; `places` (N, 2) are part and row of each of the frames."""
-    pairs, refused = pair_sampling.candidates(
-        frames, settings.max_candidates, settings.max_identity_distance, settings.seed
-    )
-    chosen = pairs.take(pair_sampling.choose(pairs, settings.pairs, settings.seed))
-    random = np.random.default_rng([settings.seed, 2])
-    alone = _alone(frames, settings.relit, random)
-    sources, targets = np.concatenate([chosen.source, alone]), np.concatenate([chosen.target, alone])
-    relit = random.random(len(sources)) < settings.relit_pair_fraction
-    relit[len(chosen) :] = True
-    posed = np.zeros(len(sources), bool)
-    posed[len(chosen) :] = random.random(len(alone)) < settings.posed_fraction
-    mirrored = random.random(len(sources)) < settings.mirrored_fraction
-    captions = Captions.load(settings.captions)
-    examples = []
-    for i in np.lexsort((targets, sources, frames.uri[sources])):
-        s, t = int(sources[i]), int(targets[i])
-        key = f"{frames.uri[s]}\0{frames.index[s]}\0{frames.track[s]}\0{frames.index[t]}\0{frames.track[t]}"
-        # A frame used alone comes several times, each time staged in its own way: `i` tells the times apart.
-        staging = f"{relit[i]}\0{posed[i]}\0{mirrored[i]}\0{i if i >= len(chosen) else 0}\0{settings.seed}"
-        examples.append(
-            PlannedExample(
-                example=hashlib.sha256(f"{key}\0{staging}".encode()).hexdigest()[:24],
-                identity=str(frames.identity[s]),
-                split=split_of(str(frames.identity[s]), settings.held_out_fraction),
-                relit=bool(relit[i]),
-                posed=bool(posed[i]),
-                mirrored=bool(mirrored[i]),
-                caption=captions.of(str(frames.uri[t]), int(frames.index[t])),
-                source_part=places[s, 0],
-                source_row=places[s, 1],
-                target_part=places[t, 0],
-                target_row=places[t, 1],
-            )
+def plan_pairs(faces: Faces, settings: PairSettings, say: Callable[[str], None]) -> PairPlan:
+    """Plan every example of a dataset; PlanError if it has no faces."""
+    minima = dict(zip(GATES, (settings.min_confidence, settings.min_sharpness, settings.min_face_px)))
+    chooser, loners = pair_sampling.Chooser(settings.pairs), pair_sampling.Chooser(settings.relit)
+    available = {name: np.zeros(len(edges) + 1, np.int64) for name, edges in pair_sampling.EDGES.items()}
+    refused, bank, people, counts = Counter[str](), _BankSampler(), CompactSet(), Counter[str]()
+    spoke = time.monotonic()
+    for uri, table in faces.by_input(COLUMNS):
+        frames, places = frames_of(table, minima), np.stack([table[PART].to_numpy(), table[ROW].to_numpy()], 1)
+        found, why = pair_sampling.candidates(
+            frames, settings.max_candidates, settings.max_identity_distance, settings.seed
         )
+        good = np.flatnonzero(frames.good)
+        names, number = np.unique(frames.identity, return_inverse=True)
+        person = np.array([uri_key(name) for name in names.tolist()], np.uint64)[number]
+        draw = np.random.default_rng([settings.seed, uri_key(uri)]).random(len(good))
+        placed = replace(found, source=places[found.source], target=places[found.target], person=person[found.source])
+        chooser.add(placed)
+        loners.add(pair_sampling.Candidates(places[good], places[good], person[good], draw, {}))
+        bank.add(frames.light[good], frames.expression[good], draw)
+        refused.update(why)
+        for name, bins in pair_sampling.coverage(found).items():
+            available[name] += bins
+        for name in names.tolist():
+            people.add(name)
+        counts.update(faces=len(frames), good=len(good), pairs=len(found))
+        if time.monotonic() - spoke > PROGRESS_S:
+            spoke = time.monotonic()
+            say(f"{counts['faces']:,} faces read")
+    say(f"{counts['faces']:,} faces of {len(people):,} people, {counts['good']:,} pass the gates")
+    if not counts["faces"]:
+        raise PlanError(f"{faces.store.uri}: no faces in this dataset")
+    chosen, alone = chooser.chosen(), loners.chosen()
+    pairs = [] if chosen is None else [*zip(map(tuple, chosen.source.tolist()), map(tuple, chosen.target.tolist()))]
+    singles = [] if alone is None else [tuple(place) for place in alone.source.tolist()]
+    in_turns = list(itertools.islice(itertools.cycle(singles), min(settings.relit, MAX_STAGED * len(singles))))
+    examples = _examples(faces, pairs, in_turns, settings)
     splits: tuple[Split, ...] = ("train", "test")
     report = PairReport(
-        candidates=len(pairs),
-        available=pair_sampling.coverage(pairs),
-        chosen=pair_sampling.coverage(chosen),
+        candidates=counts["pairs"],
+        available={name: bins.tolist() for name, bins in available.items()},
+        chosen={n: [0] * len(b) for n, b in available.items()} if chosen is None else pair_sampling.coverage(chosen),
         bins={name: pair_sampling.bin_names(name) for name in pair_sampling.EDGES},
-        pairs=len(chosen),
-        relit_alone=len(alone),
-        relit=int(relit.sum()),
-        posed=int(posed.sum()),
-        mirrored=int(mirrored.sum()),
+        pairs=len(pairs),
+        relit_alone=len(in_turns),
+        relit=sum(p.relit for p in examples),
+        posed=sum(p.posed for p in examples),
+        mirrored=sum(p.mirrored for p in examples),
         captions=sum(p.caption is not None for p in examples),
         people={split: len({p.identity for p in examples if p.split == split}) for split in splits},
         examples={split: sum(p.split == split for p in examples) for split in splits},
-        refused=refused,
+        refused=dict(refused),
     )
-    return PairPlan(examples, StagingBank.of(frames), report)
+    return PairPlan(examples, bank.bank(), report)
 
 
-def _alone(frames: pair_sampling.Frames, count: int, random: np.random.Generator) -> np.ndarray:
-    """Rows for examples of one frame, people in turns."""
-    good = random.permutation(np.flatnonzero(frames.good))
-    if not len(good):
-        return good
-    _, person = np.unique(frames.identity[good], return_inverse=True)
-    in_turns = good[np.argsort(pair_sampling.turns(person), kind="stable")]
-    return np.resize(in_turns, min(count, MAX_STAGED * len(in_turns)))
+def _examples(
+    faces: Faces, pairs: list[tuple[Place, Place]], alone: list[Place], settings: PairSettings
+) -> list[PlannedExample]:
+    """The examples of these pairs and single rows, by input."""
+    random = np.random.default_rng([settings.seed, 2])
+    both = [*pairs, *((place, place) for place in alone)]
+    relit = random.random(len(both)) < settings.relit_pair_fraction
+    relit[len(pairs) :] = True
+    posed = np.zeros(len(both), bool)
+    posed[len(pairs) :] = random.random(len(alone)) < settings.posed_fraction
+    mirrored = random.random(len(both)) < settings.mirrored_fraction
+    captions, keys = Captions.load(settings.captions), _keys(faces, {place for pair in both for place in pair})
+    examples = []
+    for i in sorted(range(len(both)), key=lambda i: (keys[both[i][0]].uri, *both[i])):
+        (source_part, source_row), (target_part, target_row) = both[i]
+        source, target = (keys[place] for place in both[i])
+        key = f"{source.uri}\0{source.frame_index}\0{source.track}\0{target.frame_index}\0{target.track}"
+        # A frame used alone comes several times, each time staged in its own way: `i` tells the times apart.
+        staging = f"{relit[i]}\0{posed[i]}\0{mirrored[i]}\0{i if i >= len(pairs) else 0}\0{settings.seed}"
+        examples.append(
+            PlannedExample(
+                example=hashlib.sha256(f"{key}\0{staging}".encode()).hexdigest()[:24],
+                identity=source.identity,
+                split=split_of(source.identity, settings.held_out_fraction),
+                relit=bool(relit[i]),
+                posed=bool(posed[i]),
+                mirrored=bool(mirrored[i]),
+                caption=captions.of(target.uri, target.frame_index),
+                source_part=faces.parts[source_part],
+                source_row=source_row,
+                target_part=faces.parts[target_part],
+                target_row=target_row,
+            )
+        )
+    return examples
+
+
+class _Key(NamedTuple):
+    """Columns of a row that name it."""
+
+    uri: str
+    frame_index: int
+    track: int
+    identity: str
+
+
+def _keys(faces: Faces, places: set[Place]) -> dict[Place, _Key]:
+    """The keys of some rows, read again: of the rest of the dataset nothing is kept."""
+    by_part = [(part, [row for _, row in of]) for part, of in itertools.groupby(sorted(places), key=lambda p: p[0])]
+
+    def read(job: tuple[int, list[int]]) -> list[tuple[Place, _Key]]:
+        part, rows = job
+        cells = faces.table(faces.parts[part], _Key._fields).take(pa.array(rows)).to_pylist()
+        keys = (_Key(**cell | {"identity": cell["identity"] or unnamed(cell["uri"], cell["track"])}) for cell in cells)
+        return list(zip(((part, row) for row in rows), keys))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {place: key for some in pool.map(read, by_part) for place, key in some}
+
+
+class _BankSampler:
+    """Keeps the lights and expressions of the `MAX_BANK` rows with the lowest draws."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._count = 0
+
+    def add(self, lights: np.ndarray, expressions: np.ndarray, draws: np.ndarray) -> None:
+        self._held.append((lights, expressions, draws))
+        self._count += len(draws)
+        if self._count > 16 * MAX_BANK:
+            self._held, self._count = [self._lowest()], MAX_BANK
+
+    def bank(self) -> StagingBank:
+        lights, expressions, _ = self._lowest()
+        return StagingBank(np.round(lights, 4), np.round(expressions, 3))
+
+    def _lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        whole = [np.concatenate(part) for part in zip(*self._held)]
+        rows = np.argsort(whole[2], kind="stable")[:MAX_BANK]
+        lights, expressions, draws = (part[rows] for part in whole)
+        return lights, expressions, draws

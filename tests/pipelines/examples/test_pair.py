@@ -12,7 +12,7 @@ import pytest
 from pipelines.examples import pair_sampling
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.pair import pair
-from pipelines.examples.pair_sampling import Candidates, Frames, candidates, choose, coverage
+from pipelines.examples.pair_sampling import Candidates, Chooser, Frames, candidates, coverage
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.errors import PlanError
@@ -86,29 +86,58 @@ def test_identity_distance_follows_the_network():
             assert len(candidates(replace(frames, vectors=vectors), 100, 0, seed=0)[0]) == count
 
 
+def pairs_of(pose: np.ndarray, person: np.ndarray) -> Candidates:
+    """Pairs with these turns, of these people; rows are numbered."""
+    rows, zero = np.arange(len(pose)), np.zeros(len(pose))
+    draw = np.random.default_rng(5).random(len(pose))
+    return Candidates(rows, rows, person, draw, {"pose": pose, "expression": zero, "light": zero})
+
+
+def chosen(wanted: int, *several: Candidates) -> Candidates:
+    chooser = Chooser(wanted)
+    for pairs in several:
+        chooser.add(pairs)
+    return chooser.chosen()
+
+
 def test_rare_turns_are_taken_whole_and_common_ones_share_the_rest():
     pose = np.concatenate([np.full(1000, 1.0), np.full(10, 25.0), np.full(5, 50.0)])
-    many = Candidates(np.arange(1015), np.arange(1015), np.zeros(1015, int), {
-        "pose": pose, "expression": np.zeros(1015), "light": np.zeros(1015)
-    })  # fmt: skip
-    taken = many.take(choose(many, 40, seed=0))
+    taken = chosen(40, pairs_of(pose, np.zeros(1015, int)))
     assert coverage(taken)["pose"] == [25, 0, 0, 10, 5]
 
 
 def test_people_take_turns_within_a_cell():
-    person = np.array([0] * 900 + [1] * 100)
-    zero = np.zeros(1000)
-    many = Candidates(np.arange(1000), np.arange(1000), person, {"pose": zero, "expression": zero, "light": zero})
-    taken = many.take(choose(many, 100, seed=0))
+    taken = chosen(100, pairs_of(np.zeros(1000), np.array([0] * 900 + [1] * 100)))
     assert np.bincount(taken.person).tolist() == [50, 50]
 
 
-def test_choice_depends_on_the_seed_only():
+@pytest.mark.parametrize("wanted", [0, 7, 60, 1000])
+def test_choice_from_a_stream_is_that_from_all_pairs_at_once(monkeypatch, wanted):
+    random = np.random.default_rng(wanted)
+    pairs = pairs_of(
+        random.choice([1.0, 6, 15, 25, 50], 500, p=[0.7, 0.2, 0.06, 0.03, 0.01]), random.integers(0, 9, 500)
+    )
+    whole = chosen(wanted, pairs)
+    monkeypatch.setattr(pair_sampling, "SLACK", 20)
+    parts = [pairs.take(rows) for rows in np.array_split(random.permutation(500), 30)]
+    assert np.array_equal(chosen(wanted, *parts).source, whole.source)
+    assert len(whole) == min(wanted, 500)
+
+
+def test_a_chooser_holds_about_as_many_pairs_as_are_wanted(monkeypatch):
+    monkeypatch.setattr(pair_sampling, "SLACK", 50)
+    chooser = Chooser(30)
+    for pose in np.random.default_rng(0).choice([1.0, 6, 15, 25, 50], (100, 40)):
+        chooser.add(pairs_of(pose, np.zeros(40, int)))
+        assert sum(map(len, chooser._held)) <= 30 + 5 + 50 + 40
+
+
+def test_candidates_depend_on_the_seed_only():
     frames = frames_of([("a", "1", 30)], np.linspace(0, 60, 30))
-    found, _ = candidates(frames, 200, 0.6, seed=3)
-    again, _ = candidates(frames, 200, 0.6, seed=3)
-    assert np.array_equal(choose(found, 50, 3), choose(again, 50, 3))
-    assert not np.array_equal(choose(found, 50, 3), choose(found, 50, 4))
+    found, again, other = (candidates(frames, 200, 0.6, seed)[0] for seed in (3, 3, 4))
+    assert np.array_equal(found.source, again.source)
+    assert np.array_equal(found.draw, again.draw)
+    assert not np.array_equal(found.source, other.source)
 
 
 def test_split_is_by_person_and_a_larger_share_contains_the_smaller():
