@@ -94,7 +94,7 @@ def edits() -> dict[str, float]:
     """Processor seconds of the parts of an edit of a 512 px portrait, all but the model's."""
     from skimage import data
 
-    from rigface.edits import EditSpec
+    from rigface.edits import EditSpec, FaceEdit
     from rigface.image import encode_png
     from rigface.profile import ConditionSpec
     from serve.content_cache import picture_id
@@ -109,7 +109,7 @@ def edits() -> dict[str, float]:
         png = encode_png(other)
         name = picture_id(png)
         edit = EditSpec(yaw_deg=10.0, expression={"smile": 0.5})
-        return EditInput(name, edit, {name: png}, {}, "largest", max_side=512)
+        return EditInput(name, (FaceEdit(edit=edit),), {name: png}, max_side=512)
 
     fresh = [edit_input(k) for k in range(6)]
     crop = np.zeros((input_spec.size, input_spec.size, 3), np.uint8)

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import harness
 from rigface.editor import Editor
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, FaceEdit
 from rigface.face.geometry import alignment
 from rigface.metrics.video import jitter_ratio, pose_track
 from rigface.types import Face, Frame
@@ -54,7 +54,7 @@ def ratios(editor: Editor, path: Path) -> dict[str, float]:
     """The measures of one clip."""
     was = [frame.image for frame in beginning(str(path), None)]
     clip = VideoSource(str(path), probe_video(str(path)).fps, beginning)
-    shown = list(edited(editor, clip, EDIT, {}, VideoOptions(hold_boxes=editor.has_model)))
+    shown = list(edited(editor, clip, [FaceEdit(edit=EDIT)], VideoOptions(hold_boxes=editor.has_model)))
     changes: dict[str, list[tuple[float, float]]] = {}
     tracks: dict[str, list[np.ndarray]] = {}
     for k, frame in enumerate(shown):

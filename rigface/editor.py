@@ -5,11 +5,12 @@ Path: image -> FaceAnalyzer -> `transfer` -> Composer -> model, or the preview w
     editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
     result.image, result.asked, result.achieved
+    editor.edit(picture, [FaceEdit(0, EditSpec(yaw_deg=10)), FaceEdit(1, EditSpec(expression={"smile": 0.5}))])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from rigface import assets
 from rigface.conditions import Composed, Composer
-from rigface.edits import PREVIEW, EditSpec, EditWarning, Trait
+from rigface.edits import PREVIEW, EditSpec, EditWarning, FaceEdit, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.edit_warnings import edit_warnings
@@ -59,6 +60,8 @@ class Edited:
     asked_params: list[FaceParams]  # the coefficients that were drawn, for the edit to show what it asks for
     achieved_params: list[FaceParams | None]  # their coefficients measured on the result; None if there is no face now
     warnings: list[list[EditWarning]] = field(default_factory=list)  # per face, what may look wrong
+    edits: list[EditSpec] = field(default_factory=list)  # per face
+    faces: list[int] = field(default_factory=list)  # per face, its number in the picture, counted from the left
 
 
 class Editor:
@@ -155,7 +158,7 @@ class Editor:
     def edit(
         self,
         image: np.ndarray,
-        edit: EditSpec,
+        edit: EditSpec | Sequence[FaceEdit[Target]],
         target: Target | Mapping[Trait, Target] | None = None,
         *,
         face: str | int = "largest",
@@ -166,9 +169,9 @@ class Editor:
 
         Args:
             image: (H, W, 3) uint8.
-            edit: what to change.
-            target: the person to copy the edit's `take` from, or one for each trait.
-            face: the face or faces to edit; see `analyzer.choose_faces`.
+            edit: what to change; or several edits, each with its own face and targets.
+            target: the person to copy the edit's `take` from, or one for each trait; of a single edit.
+            face: the face or faces to edit; see `analyzer.choose_faces`; of a single edit.
             seed: of the model's noise.
             measure: analyse the result for the achieved numbers.
 
@@ -176,36 +179,42 @@ class Editor:
             NoFace: the picture, or the target's, shows no such face.
             ValueError: the edit asks for what it cannot have; the message names the field.
         """
-        self.check_prompt(edit)
-        targets = self.target_params(target, edit)
-        sources = choose_faces(self.analyzer(image), face)
-        asked = [self.edited_params(source.params, edit, targets) for source in sources]
+        edits = [FaceEdit(face, edit, _by_trait(target, edit))] if isinstance(edit, EditSpec) else list(edit)
+        for one in edits:
+            self.check_prompt(one.edit)
+        found = self.analyzer(image)
+        chosen = chosen_faces(found, edits)
+        taken = {k: self.target_params(one.targets, one.edit) for k, one in enumerate(edits)}
+        sources, specs = [source for source, _ in chosen], [edits[k].edit for _, k in chosen]
+        asked = [self.edited_params(source.params, edits[k].edit, taken[k]) for source, k in chosen]
         out, crops = image.copy(), [source.crop for source in sources]
-        for k, source in enumerate(sources if not edit.is_nothing else ()):
-            out, crops[k] = self.apply(out, source, asked[k], seed, edit.prompt)
+        for k, (source, spec) in enumerate(zip(sources, specs)):
+            if not spec.is_nothing:
+                out, crops[k] = self.apply(out, source, asked[k], seed, spec.prompt)
         achieved: list[FaceParams | None] = [None] * len(sources)
         if measure:
             achieved = self.measure(out, sources)
         head = self.analyzer.head
-        achieved_numbers = [None if params is None else numbers(params, edit, head) for params in achieved]
-        asked_numbers = [numbers(p, edit, head, source.params) for source, p in zip(sources, asked)]
-        warnings = [edit_warnings(s, p, edit, head, image.shape[:2]) for s, p in zip(sources, asked)]
-        return Edited(out, crops, asked_numbers, achieved_numbers, sources, asked, achieved, warnings)
+        achieved_numbers = [None if p is None else numbers(p, spec, head) for p, spec in zip(achieved, specs)]
+        faces = list(zip(sources, asked, specs))
+        return Edited(
+            out, crops, [numbers(p, spec, head, source.params) for source, p, spec in faces], achieved_numbers, sources,
+            asked, achieved, [edit_warnings(s, p, spec, head, image.shape[:2]) for s, p, spec in faces], specs,
+            [next(k for k, face in enumerate(found) if face is source) for source in sources],
+        )  # fmt: skip
 
-    def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
+    def target_params(self, targets: Mapping[Trait, Target], edit: EditSpec) -> dict[Trait, FaceParams]:
         """Coefficients to copy for each trait that the edit takes; a picture is analysed once.
 
         ValueError if a trait has no target, NoFace if a picture to copy from shows no face.
         """
-        target = {} if target is None else target
-        named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
-        if missing := sorted(set(edit.take) - set(named)):
+        if missing := sorted(set(edit.take) - set(targets)):
             raise ValueError(f"take: {', '.join(missing)} need a target to be copied from, and none was given")
         faces = {
             id(g): choose_faces(self.analyzer(g), "largest")[0] if isinstance(g, np.ndarray) else g
-            for g in named.values()
+            for g in targets.values()
         }
-        return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
+        return {trait: faces[id(targets[trait])].params for trait in sorted(edit.take)}
 
     def edited_params(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
         """Coefficients to draw a face with: `transfer.transfer` of `transfer.drawn_edit`; see `transfer.targets_of`."""
@@ -288,6 +297,28 @@ class Editor:
             nearest.append(min(around, key=lambda d: float(np.abs(d.box - source.box).sum()), default=None))
         fitted = iter(self.analyzer.coefficients(image, [d for d in nearest if d is not None]))
         return [None if d is None else next(fitted) for d in nearest]
+
+
+def chosen_faces(faces: list[Face], edits: Sequence[FaceEdit[Any]]) -> list[tuple[Face, int]]:
+    """Each face of a picture to be edited, with the number of its edit, in the order of edits.
+
+    Of two edits the first has a face that both choose, and `all` has those that no other edit chooses. NoFace if there
+    is no such face, BadEdit if none is left for an edit.
+    """
+    owner: dict[int, int] = {}  # id of a face -> number of its edit
+    chosen = {number: choose_faces(faces, one.face) for number, one in enumerate(edits)}
+    for number in sorted(chosen, key=lambda n: edits[n].face == "all"):
+        free = [face for face in chosen[number] if id(face) not in owner]
+        if not free:
+            raise BadEdit(f"face {edits[number].face}: another edit has it")
+        owner |= dict.fromkeys(map(id, free), number)
+    return [(face, n) for n in chosen for face in chosen[n] if owner[id(face)] == n]
+
+
+def _by_trait(target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> Mapping[Trait, Target]:
+    if target is None or isinstance(target, Mapping):
+        return target or {}
+    return dict.fromkeys(edit.take, target)
 
 
 def usual_checkpoint() -> str:

@@ -6,16 +6,18 @@ model.
 An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
 override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
 `EditSpec(take={"expression"}, yaw_deg=20)`. A `prompt` is for models that have a text encoder.
+
+A `FaceEdit` is the edit of one face; a list of them gives each face of a picture its own.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
 Region = Literal["face", "eyes", "mouth"]
@@ -44,6 +46,7 @@ NAMED_EXPRESSIONS = MappingProxyType(
 )  # fmt: skip
 PREVIEW = "preview"  # name of the editor without a model: warps and relights the photograph
 MAX_PROMPT_CHARS = 1000  # characters of a prompt; encoders cut far earlier
+MAX_FACE_EDITS = 32  # of one picture or video
 EXPRESSION_RANGE = (-1.0, 2.0)  # of a named amount; 1 is full
 MAX_DEGREES = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
 
@@ -154,11 +157,7 @@ class EditSpec:
     @classmethod
     def from_json(cls, text: str | bytes) -> EditSpec:
         """The inverse of `to_json`; ValueError if it is not JSON, or names the bad field."""
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"an edit is a JSON object: {error}") from None
-        return cls.from_dict(value)
+        return cls.from_dict(_parsed(text))
 
     @classmethod
     def from_dict(cls, value: Any) -> EditSpec:
@@ -179,6 +178,47 @@ class EditSpec:
         return cls(**value)
 
 
+Target = TypeVar("Target")
+
+
+@dataclass(frozen=True)
+class FaceEdit(Generic[Target]):
+    """The edit of the face, or of the faces, that `face` chooses; `all`: those that no other edit of a list chooses."""
+
+    face: str | int = "largest"  # see `analyzer.choose_faces`
+    edit: EditSpec = EditSpec()
+    targets: Mapping[Trait, Target] = field(default_factory=dict)  # trait -> picture, face or name to copy from
+
+
+def record_of(edits: Sequence[FaceEdit[Any]]) -> dict[str, Any]:
+    """Edits as plain JSON values: `edit`, or the list `faces` of several, each with its `face` and `edit`."""
+    if len(edits) == 1:
+        return {"edit": edits[0].edit.to_dict()}
+    return {"faces": [{"face": one.face, "edit": one.edit.to_dict()} for one in edits]}
+
+
+def face_edits(value: Any) -> list[FaceEdit[Any]]:
+    """The inverse of `record_of`, also of a bare edit, whose face is the largest, and of their JSON.
+
+    ValueError if it is not JSON, or names the bad field.
+    """
+    value = _parsed(value) if isinstance(value, (str, bytes)) else value
+    _expect(isinstance(value, dict), "edit", "an object", value)
+    if "faces" not in value:
+        return [FaceEdit(edit=EditSpec.from_dict(value.get("edit", value)))]
+    faces = value["faces"]
+    _expect(isinstance(faces, list) and 0 < len(faces) <= MAX_FACE_EDITS, "faces", "a list of edits", faces)
+    out = []
+    for n, one in enumerate(faces):
+        good = isinstance(one, dict) and set(one) <= {"face", "edit"} and isinstance(one.get("face"), (int, str))
+        _expect(good, f"faces.{n}", "an object with face and edit", one)
+        try:
+            out.append(FaceEdit[Any](one["face"], EditSpec.from_dict(one.get("edit", {}))))
+        except ValueError as error:
+            raise ValueError(f"faces.{n}.{error}") from None
+    return out
+
+
 @dataclass(frozen=True)
 class EditWarning:
     """A remark on an edit that may look wrong; `face/controls/edit_warnings.py` makes them."""
@@ -186,6 +226,13 @@ class EditWarning:
     code: WarningCode
     text: str  # one sentence
     holds: dict[str, tuple[float, float]] = field(default_factory=dict)  # number of the edit -> range without it
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"an edit is a JSON object: {error}") from None
 
 
 def _known(value: dict[str, Any], cls: type, prefix: str) -> None:

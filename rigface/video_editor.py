@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from rigface.editor import Editor
-from rigface.edits import EditSpec, Trait
+from rigface.edits import EditSpec, FaceEdit, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose_faces
 from rigface.face.controls.transfer import TRAIT_FIELDS, white_point
@@ -54,10 +54,17 @@ NEEDS: Mapping[Trait, tuple[str, ...]] = {
     "light": ("light", "albedo"),
 }
 
-Faces = list[tuple[int, Face, FaceParams]]
-"""Faces of a frame: track, face before the edit, coefficients that the edit asks for."""
 FaceMonitor = Callable[[Frame, list[tuple[int, Face]]], None]
 """Called with the faces of each frame before they are edited; may raise."""
+
+
+class FrameFace(NamedTuple):
+    """A face of a frame and its edit."""
+
+    track: int
+    face: Face  # before the edit
+    wanted: FaceParams  # coefficients that the edit asks for
+    edit: EditSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +74,13 @@ class EditedFrame:
     index: int
     time_s: float
     image: np.ndarray | None
-    faces: Faces
+    faces: list[FrameFace]
 
 
 @dataclass(frozen=True)
 class VideoOptions:
     """Options that are the same for every frame."""
 
-    face: str = "largest"  # of an edited video; see `analyzer.choose_faces`
     seed: int = 0  # of the model's noise
     begin: int = 0  # frames before this one are only analysed
     at_once: int = 1  # frames edited at a time, which fill the batch of a shared model
@@ -125,19 +131,20 @@ class VideoSource:
 def edited(
     editor: Editor,
     clip: VideoSource,
-    spec: EditSpec,
-    targets: Mapping[Trait, Face],
+    edits: Sequence[FaceEdit[Face]],
     options: VideoOptions,
     monitor: FaceMonitor | None = None,
 ) -> Iterator[EditedFrame]:
-    """Apply the same edit to every frame of a video.
+    """Apply the same edits to every frame of a video, each to its own face or faces.
 
     Raises:
         BadVideo: nothing decodes. NoFace: no frame shows such a face.
     """
-    editor.check_prompt(spec)
-    fixed = editor.target_params(targets, spec)
-    track = TrackedFaces(editor, options.face, smoothed_fields(spec), clip.fps, options.hold_boxes)
+    for one in edits:
+        editor.check_prompt(one.edit)
+    fixed = [editor.target_params(one.targets, one.edit) for one in edits]
+    smooth = dict.fromkeys(name for one in edits for name in smoothed_fields(one.edit))
+    track = TrackedFaces(editor, [str(one.face) for one in edits], tuple(smooth), clip.fps, options.hold_boxes)
     plates: dict[int, BackgroundPlate] = {}
 
     def plans() -> Iterator[_Plan]:
@@ -149,10 +156,14 @@ def edited(
                 monitor(frame, seen)
             plates = {t: plates.get(t) or BackgroundPlate() for t, _ in seen}
             backs = [plates[t](frame.image, face).copy() for t, face in seen]
-            faces = [(t, face, editor.edited_params(face.params, spec, fixed)) for t, face in seen]
+            faces = []
+            for t, face in seen:
+                k = track.choices[t]
+                wanted = editor.edited_params(face.params, edits[k].edit, fixed[k])
+                faces.append(FrameFace(t, face, wanted, edits[k].edit))
             yield _Plan(frame, frame.image, faces, backs)
 
-    yield from _edit_frames(editor, plans(), options, spec.prompt, spec.is_nothing)
+    yield from _edit_frames(editor, plans(), options)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame", "detect")
 
@@ -182,7 +193,7 @@ def animated(
     editor.check_prompt(spec)
     rest = _calmest(clip, editor) if options.neutral == "calmest" and not options.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if options.smooth else ()
-    track = TrackedFaces(editor, "largest", smooth, clip.fps)
+    track = TrackedFaces(editor, ["largest"], smooth, clip.fps)
     fixed = {trait: face.params for trait, face in targets.items()}
 
     def plans() -> Iterator[_Plan]:
@@ -201,10 +212,10 @@ def animated(
                 if driver is not None:
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people = {**fixed, **{trait: moved for trait in taken}}
-                faces.append((k, source, editor.edited_params(source.params, spec, people)))
+                faces.append(FrameFace(k, source, editor.edited_params(source.params, spec, people), spec))
             yield _Plan(frame, image, faces, [None] * len(faces))
 
-    yield from _edit_frames(editor, plans(), options, spec.prompt, nothing=False)
+    yield from _edit_frames(editor, plans(), options)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame, so there is no motion to copy", "detect")
 
@@ -215,19 +226,18 @@ class _Plan:
 
     frame: Frame
     image: np.ndarray  # (H, W, 3) uint8, the picture to edit
-    faces: Faces
+    faces: list[FrameFace]
     backs: Sequence[np.ndarray | None]  # the picture without each face's person, if the clip shows it
 
 
-def _edit_frames(
-    editor: Editor, plans: Iterator[_Plan], options: VideoOptions, prompt: str, nothing: bool
-) -> Iterator[EditedFrame]:
+def _edit_frames(editor: Editor, plans: Iterator[_Plan], options: VideoOptions) -> Iterator[EditedFrame]:
     """Frames in their order, `at_once` edited at a time."""
 
     def edit(plan: _Plan) -> EditedFrame:
         image = plan.image
-        for (_, face, wanted), back in zip(plan.faces, plan.backs) if not nothing else ():
-            image, _ = editor.apply(image, face, wanted, options.seed, prompt, back)
+        for (_, face, wanted, spec), back in zip(plan.faces, plan.backs):
+            if not spec.is_nothing:
+                image, _ = editor.apply(image, face, wanted, options.seed, spec.prompt, back)
         return EditedFrame(plan.frame.index, plan.frame.time_s, image, plan.faces)
 
     pending: deque[Future[EditedFrame]] = deque()
@@ -263,17 +273,20 @@ class TrackedFaces:
     """The chosen faces of each frame, with smoothed coefficients.
 
     Args:
-        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice lasts as long as
-            its track.
+        faces: choices, each `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice
+            lasts as long as its track, a face is the first one's that chooses it, and `all` has the rest.
         smooth: fields to filter.
         boxes: filter the boxes as well.
     """
 
-    def __init__(self, editor: Editor, face: str, smooth: tuple[str, ...], fps: float, boxes: bool = False) -> None:
-        self._analyzer, self._face, self._smooth, self._boxes = editor.analyzer, face, smooth, boxes
+    def __init__(
+        self, editor: Editor, faces: Sequence[str], smooth: tuple[str, ...], fps: float, boxes: bool = False
+    ) -> None:
+        self._analyzer, self._faces, self._smooth, self._boxes = editor.analyzer, faces, smooth, boxes
+        self.choices: dict[int, int] = {}  # track of each face of the last frame -> number of its choice
         self._detector = KeyframeDetector(editor.analyzer.detector)
         self._tracker = Tracker(max_gap=ceil(fps or 25))
-        self._chosen: int | None = None
+        self._chosen: dict[int, int] = {}  # number of a choice -> track
         self._filters: dict[int, Smoother] = {}
         self._masks: dict[int, np.ndarray] = {}
         self._box_filters: dict[int, OneEuro] = {}
@@ -297,19 +310,18 @@ class TrackedFaces:
         return mask if past is None else cv2.addWeighted(past, 1 - NEW_MASK, mask, NEW_MASK, 0)
 
     def _pick(self, detections: list[Detection], tracks: list[int]) -> list[int]:
-        if self._face == "all" or not detections:
-            return list(range(len(detections)))
-        if self._chosen in tracks:
-            return [tracks.index(self._chosen)]
-        if self._face.isdecimal():
-            k = int(self._face)
-            if k >= len(detections):
-                return []
-        else:
-            area = [float(np.prod(d.box[2:] - d.box[:2])) for d in detections]
-            k = {"largest": int(np.argmax(area)), "left-most": 0, "right-most": len(detections) - 1}[self._face]
-        self._chosen = tracks[k]
-        return [k]
+        """Chosen detections, from left to right."""
+        held = {number: tracks.index(track) for number, track in self._chosen.items() if track in tracks}
+        for number, which in enumerate(self._faces):
+            if which != "all" and number not in held:
+                k = _place(which, detections)
+                if k is not None and k not in held.values():
+                    held[number], self._chosen[number] = k, tracks[k]
+        picked = {k: number for number, k in held.items()}
+        if "all" in self._faces:
+            picked = dict.fromkeys(range(len(detections)), self._faces.index("all")) | picked
+        self.choices = {tracks[k]: number for k, number in picked.items()}
+        return sorted(picked)
 
     def _with_steady_box(self, detection: Detection, track: int, time_s: float) -> Detection:
         if not self._boxes:
@@ -323,6 +335,16 @@ class TrackedFaces:
         if not self._smooth:
             return params
         return self._filters.setdefault(track, Smoother(self._smooth))(params, time_s)
+
+
+def _place(which: str, detections: list[Detection]) -> int | None:
+    """Place of the detection, from the left, that a choice means; None if there is no such face."""
+    if which.isdecimal():
+        return int(which) if int(which) < len(detections) else None
+    if not detections:
+        return None
+    area = [float(np.prod(d.box[2:] - d.box[:2])) for d in detections]
+    return {"largest": int(np.argmax(area)), "left-most": 0, "right-most": len(detections) - 1}[which]
 
 
 def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
@@ -370,17 +392,19 @@ class Samples:
 
     editor: Editor
     frames: int  # count of frames of the video; 0 if unknown
-    # by track, the coefficients before, asked for, and achieved (None if no face is there now)
+    # by track, the coefficients before, asked for, and achieved (None if no face is there now); and the edit
     kept: dict[int, list[tuple[FaceParams, FaceParams, FaceParams | None]]] = field(default_factory=dict)
+    edits: dict[int, EditSpec] = field(default_factory=dict)
 
     def take(self, shown: EditedFrame) -> None:
         """Measure the next frame if it is its turn."""
         every = max(self.frames // MAX_SAMPLES, 1) if self.frames else 50
         if shown.image is None or not shown.faces or shown.index % every != every // 2:
             return
-        achieved = self.editor.measure(shown.image, [face for _, face, _ in shown.faces])
-        for (track, face, wanted), now in zip(shown.faces, achieved):
+        achieved = self.editor.measure(shown.image, [seen.face for seen in shown.faces])
+        for (track, face, wanted, edit), now in zip(shown.faces, achieved):
             self.kept.setdefault(track, []).append((face.params, wanted, now))
+            self.edits[track] = edit
 
 
 def reduced(image: np.ndarray, max_side: int) -> np.ndarray:

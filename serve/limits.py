@@ -5,7 +5,7 @@ from dataclasses import dataclass
 MAX_PIXELS = 40_000_000
 CLIP_PIXELS = 3840 * 2160  # of a frame
 MAX_JSON_VALUES = 50_000  # of a body; a batch of 1,000 edits has some 20,000
-MAX_PART_FILES = 8  # a source, a target, one for each of five traits, and a clip
+MAX_PART_FILES = 64  # a source, a clip, and a target for each trait of some ten faces
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,41 @@
 """Messages between the gateway, the workers and the job queue."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rigface.edits import EditSpec, EditWarning
+from rigface.edits import EditWarning, FaceEdit, record_of
 from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 
 
 @dataclass(frozen=True)
 class EditInput:
-    """An edit with its images by content hash."""
+    """Edits of one picture, with its images by content hash."""
 
     picture: str
-    edit: EditSpec
+    edits: tuple[FaceEdit[str], ...] = (FaceEdit(),)  # their targets by hash
     pictures: dict[str, bytes | None] = field(default_factory=dict)  # by hash; None: the receiver has it cached
-    traits: dict[str, str] = field(default_factory=dict)  # trait -> hash of the picture it is copied from
-    face: str | int = "largest"
     max_side: int = 1024
+
+    @property
+    def is_nothing(self) -> bool:
+        """True if the result is the source."""
+        return all(one.edit.is_nothing for one in self.edits)
+
+    def record(self) -> dict[str, Any]:
+        """The edits as plain JSON values, with the hashes of the pictures that traits are copied from."""
+        return edit_record(self.edits)
+
+
+def edit_record(edits: Sequence[FaceEdit[str]]) -> dict[str, Any]:
+    """Edits for manifests and the audit log: `edit` and `from`, or of several faces the list `faces`."""
+    record = record_of(edits)
+    for one, row in zip(edits, record.get("faces", [record])):
+        row["from"] = dict(one.targets)
+    return record
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,19 @@ class JobSubmission:
     files: dict[str, bytes]  # by hash
     picture: str = ""  # hash; empty if the kind of job has none
     clip: str = ""  # likewise
-    traits: dict[str, str] = field(default_factory=dict)  # trait -> hash of the picture it is copied from
+    traits: dict[str, str] = field(default_factory=dict)
+    """Trait -> hash of the picture it is copied from; of several faces `<n>.<trait>`, from 0."""
+
+
+def video_edits(asked: VideoJob, traits: Mapping[str, str]) -> list[FaceEdit[str]]:
+    """The edits of a video by its request and the `traits` of its submission."""
+    if not asked.faces:
+        return [FaceEdit(asked.face, asked.edit, traits)]  # type: ignore[arg-type]
+    own: list[dict[Any, str]] = [{} for _ in asked.faces]
+    for key, name in traits.items():
+        number, trait = key.split(".")
+        own[int(number)][trait] = name
+    return [FaceEdit(one.face, one.edit, names) for one, names in zip(asked.faces, own)]
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,7 @@ class ComposedEdit:
 
     conditions: list[Conditions]
     asked: list[dict[str, float]]
+    prompts: list[str]
 
 
 @dataclass(frozen=True, eq=False)

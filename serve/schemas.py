@@ -2,18 +2,27 @@
 
 Used by the gateway and by the client. No torch, no Ray, no pixels.
 
-A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`), the rest is JSON in
-the part `request`. A file may also be named in the JSON instead, by `PictureRef` or `ClipRef`.
+A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`; for one of several
+faces `faces.<n>.target` ...), the rest is JSON in the part `request`. A file may also be named in the JSON instead,
+by `PictureRef` or `ClipRef`.
 
 Files are required in the document and optional in the models, because they may be parts of the form.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
+from rigface.edits import (
+    MAX_DEGREES,
+    MAX_FACE_EDITS,
+    MAX_PROMPT_CHARS,
+    NAMED_EXPRESSIONS,
+    EditSpec,
+    LightEdit,
+    Trait,
+)
 from serve.problems import KNOWN, PREFIX
 
 API_VERSION = "1"
@@ -146,6 +155,31 @@ class Targets(Strict):
     )
 
 
+class FaceRequest(Targets):
+    """The edit of one face of several; its pictures precede those of the request."""
+
+    model_config = _documented("edit", face=1, edit=_EDIT)
+
+    face: FaceChoice = Field("largest", description="`all`: every face that has no edit of its own")
+    edit: Edit = Field(default_factory=EditSpec)
+
+
+class FaceEdits(Targets):
+    """One edit, or several, each of its own face."""
+
+    face: FaceChoice = "largest"
+    edit: Edit = Field(default_factory=EditSpec)
+    faces: list[FaceRequest] = Field(
+        [], max_length=MAX_FACE_EDITS, description="several faces, each with its own edit, instead of `face` and `edit`"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.faces and (self.face, self.edit) != ("largest", EditSpec()):
+            raise ValueError("faces: give the edits of several faces, or face and edit, not both")
+        return self
+
+
 class VideoOutput(Strict):
     """Encoding of a result video."""
 
@@ -153,12 +187,11 @@ class VideoOutput(Strict):
     silent: bool = Field(False, description="drop the sound")
 
 
-class PreviewRequest(PictureRequest, Targets):
+class PreviewRequest(PictureRequest, FaceEdits):
     """A picture and an edit of it."""
 
     model_config = _documented("picture", picture=_ID, edit=_EDIT, max_side=512)
 
-    edit: Edit = Field(default_factory=EditSpec)
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
 
 
@@ -206,14 +239,13 @@ class BatchJob(_Job):
     format: Format = "png"
 
 
-class VideoJob(_Job, VideoOutput):
-    """The same edit on every frame of a video. `face` is chosen once and tracked."""
+class VideoJob(_Job, FaceEdits, VideoOutput):
+    """The same edits on every frame of a video. A `face` is chosen once and tracked."""
 
     model_config = _documented("kind", "clip", kind="video", clip=_CLIP, edit=_EDIT)
 
     kind: Literal["video"]
     clip: Clip = None
-    edit: Edit = Field(default_factory=EditSpec)
 
 
 class AnimationJob(_Job, VideoOutput):
@@ -236,6 +268,18 @@ class AnimationJob(_Job, VideoOutput):
     neutral: Literal["first", "calmest"] = Field("first", description="the reference frame of the changes")
     smooth: bool = Field(True, description="smooth the driver's coefficients over time")
     max_side: int = Field(1280, ge=64, le=2048, description="longest side of the video, px")
+
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+def without_files(asked: Request) -> Request:
+    """A request without its pictures and videos."""
+    empty: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
+    bare = {name: value for name, value in empty.items() if name in type(asked).model_fields}
+    if faces := getattr(asked, "faces", []):
+        bare["faces"] = [without_files(one) for one in faces]
+    return asked.model_copy(update=bare)
 
 
 JobRequest = Annotated[BatchJob | VideoJob | AnimationJob, Field(discriminator="kind")]

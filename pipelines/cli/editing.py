@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
+from pipelines.edit.flags import split_faces as split_faces  # of the parser
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EditCommand(EditConfig):
       rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
       rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
       rigface edit clip.mp4 out.mp4 --edit studio.json --face all
+      rigface edit two.jpg out.png --face 0 --yaw 10 --face 1 --smile 0.5
     """
 
     def run(self) -> int:

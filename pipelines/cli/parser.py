@@ -5,6 +5,7 @@ all other flags.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Protocol
 
@@ -29,4 +30,8 @@ def parse(argv: Sequence[str]) -> Command:
         words, job = module.split(words)
         inner = parse(job) if job and job[0] in module.submit.JOBS else None
         default = {"default": module.SubmitCommand(job=tuple(job), command=inner)}
-    return tyro.cli(module.COMMANDS[name], prog=f"rigface {name}", args=words, **default)
+    faces = {}
+    if name == "edit":
+        words, faces["faces"] = module.split_faces(words)
+    command: Command = tyro.cli(module.COMMANDS[name], prog=f"rigface {name}", args=words, **default)
+    return replace(command, **faces) if faces else command  # type: ignore[type-var]

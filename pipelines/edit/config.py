@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
-from pipelines.edit.flags import EditFlags
+from pipelines.edit.flags import EditFlags, FaceFlags
 from rigface.profile import DetectorName, ParserName
 from rigface.ranges import SEED, in_range
 
@@ -77,10 +77,14 @@ class EditConfig:
     """File to write: .png or .jpg for an image, .mp4, .mov or .mkv for a video."""
     flags: Annotated[EditFlags, arg(name="")] = field(default_factory=EditFlags)
     face: Annotated[str, arg(metavar="WHICH")] = "largest"
-    """Face to edit: largest, left-most, right-most, all, or a number counted from the left, from 0."""
+    """Face to edit: largest, left-most, right-most, all, or a number counted from the left, from 0.
+
+    Given more than once, the flags of an edit that follow are for this face, and all: every face without an edit of
+    its own."""
     silent: bool = False  # Leave out the sound of the video.
     no_sign: bool = False  # Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit.
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
+    faces: Suppress[tuple[FaceFlags, ...]] = ()  # edits of several faces, as `flags.split_faces` reads them
 
 
 @dataclass(frozen=True)

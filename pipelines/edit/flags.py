@@ -1,21 +1,25 @@
 """Flags of an edit, and the way from flags to an EditSpec.
 
-Path: command line -> EditFlags -> `parse_flags` -> EditSpec and the images that traits are copied from -> `job.py`.
+Path: command line -> EditFlags -> `parse_edits` -> FaceEdits, with the images that traits are copied from -> `job.py`.
 
 Precedence: a file (`--edit`) first, then copied traits (`--take`, `--pose-from` ...), then numbers, flag by
 flag. An error names the flag, or the file and its field.
+
+With more than one `--face` the flags of an edit that follow each are of that face, those before the first of all.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
+import tyro
 from tyro.conf import arg
 
 from pipelines.edit.inputs import decode_confined, errors_named
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, FaceEdit, LightEdit, Region, Trait, face_edits, record_of
 from rigface.errors import PlanError
 from rigface.ranges import in_range
 from rigface.storage.whole_file import write_whole
@@ -92,11 +96,58 @@ class EditFlags:
         in_range(self, "[-360, 360]", "hdr_turn")
 
 
-def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
-    """The edit that flags ask for, and the image of each copied trait; PlanError names an invalid flag or file."""
+@dataclass(frozen=True)
+class FaceFlags:
+    """The flags of one face of several."""
+
+    face: str
+    flags: EditFlags
+
+
+def split_faces(words: Sequence[str]) -> tuple[list[str], tuple[FaceFlags, ...]]:
+    """The words of a command without those of its faces, and the flags of each face; none without a second --face."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--face=") else [word])]
+    begins = [i for i, word in enumerate(words) if word == "--face"]
+    if len(begins) < 2 or {"-h", "--help"} & set(words):
+        return words, ()
+    rest, faces = words[: begins[0]], []
+    for begin, end in zip(begins, [*begins[1:], len(words)]):
+        which, *own = words[begin + 1 : end] or [""]
+        flags, others = tyro.cli(EditFlags, prog="rigface edit", args=own, return_unknown_args=True)
+        faces.append(FaceFlags(which, flags))
+        rest += others
+    return rest, tuple(faces)
+
+
+def parse_edits(face: str, flags: EditFlags, faces: Sequence[FaceFlags] = ()) -> list[FaceEdit[Path]]:
+    """The edits that flags ask for, with the image of each copied trait; PlanError names an invalid flag or file.
+
+    Args:
+        face: which face the flags are for, if neither the file of `--edit` nor the command line names several.
+        flags: of all faces.
+        faces: the flags of each face of several.
+    """
+    if faces:
+        changed = [{f.name: v for f in fields(one.flags) if (v := getattr(one.flags, f.name)) != f.default}
+                   for one in faces]  # fmt: skip
+        return [FaceEdit(one.face, *parse_flags(replace(flags, **own))) for one, own in zip(faces, changed)]
+    read = _from_file(flags.edit)
+    if len(read) == 1:
+        return [FaceEdit(face, *parse_flags(flags))]
+    return [FaceEdit(one.face, *parse_flags(flags, one.edit)) for one in read]
+
+
+def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpec, dict[Trait, Path]]:
+    """One edit and the image of each copied trait; raises as `parse_edits`.
+
+    The edit begins as `spec`, by default that of `--edit`.
+    """
     from pipelines.examples.face_reader import is_row  # imports pyarrow
 
-    spec = _from_file(flags.edit)
+    if spec is None:
+        spec, *more = (one.edit for one in _from_file(flags.edit))
+        if more:
+            raise PlanError(f"{flags.edit}: it has edits of several faces; name the file of one edit here")
     targets: dict[Trait, Path] = {}
     for trait in parse_traits(flags.take):
         if flags.target is None:
@@ -126,17 +177,18 @@ def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
     return _checked(lambda: replace(spec, **changes)), targets
 
 
-def save_edit(path: Path, spec: EditSpec) -> None:
-    """Write an edit as a file for `--edit`."""
-    write_whole(path, f"{spec.to_json()}\n".encode())
+def save_edits(path: Path, edits: Sequence[FaceEdit[Any]]) -> None:
+    """Write edits as a file for `--edit`."""
+    text = edits[0].edit.to_json() if len(edits) == 1 else json.dumps(record_of(edits), sort_keys=True)
+    write_whole(path, f"{text}\n".encode())
 
 
-def _from_file(path: Path | None) -> EditSpec:
+def _from_file(path: Path | None) -> list[FaceEdit[Any]]:
     if path is None:
-        return EditSpec()
+        return [FaceEdit()]
     try:
         with errors_named(path):
-            return EditSpec.from_json(path.read_bytes())
+            return face_edits(path.read_bytes())
     except (ValueError, TypeError) as e:
         raise PlanError(f"{path}: {e}") from e
 

@@ -7,7 +7,7 @@ are edited here, videos in `video.py`.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
-from pipelines.edit.flags import parse_flags, parse_traits, save_edit
+from pipelines.edit.flags import parse_edits, parse_flags, parse_traits, save_edits
 from pipelines.edit.inputs import IMAGE_SUFFIXES, errors_named, kind_of, read_image
 from pipelines.edit.outputs import check_writable
 from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note, missing_note, warning_notes
@@ -23,7 +23,7 @@ from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
 from rigface.editor import Editor, profile_of, usual_checkpoint
-from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, Trait
+from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Trait
 from rigface.errors import PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of, axis_names
@@ -39,13 +39,13 @@ def edit(config: EditConfig) -> EditReport:
         PlanError: invalid flags, or a file that is missing or of the wrong kind; the message names it.
         MissingAsset, BadCheckpoint: no such weights.
     """
-    spec, paths = parse_flags(config.flags)
+    asked = parse_edits(config.face, config.flags, config.faces)
     is_video = kind_of(config.source) == "video"
-    check_output(config.out, config.source, is_video, config.face)
-    editor, targets = _prepare(config, spec, paths)
+    check_output(config.out, config.source, is_video, [one.face for one in asked])
+    editor, edits = _prepare(config, asked)
     if is_video:
-        return edit_video(config, spec, editor, targets)
-    return _edit_image(config, spec, editor, targets)
+        return edit_video(config, edits, editor)
+    return _edit_image(config, edits, editor)
 
 
 def animate(config: AnimateConfig) -> EditReport:
@@ -59,47 +59,52 @@ def animate(config: AnimateConfig) -> EditReport:
         raise PlanError(f"{config.driving}: want a video to drive {config.source.name}, this is an image")
     if kind_of(config.source) != "image":
         raise PlanError(f"{config.source}: want an image to animate; to change a video use `rigface edit`")
-    check_output(config.out, config.driving, True, config.face)
-    spec = replace(spec, take=spec.take | taken)
-    editor, targets = _prepare(config, spec, paths)
-    return animate_image(config, spec, editor, targets, taken)
+    check_output(config.out, config.driving, True, [config.face])
+    editor, (whole,) = _prepare(config, [FaceEdit(config.face, replace(spec, take=spec.take | taken), paths)])
+    return animate_image(config, whole, editor, taken)
 
 
 def _prepare(
-    config: EditConfig | AnimateConfig, spec: EditSpec, paths: Mapping[Trait, Path]
-) -> tuple[Editor, dict[Trait, Face]]:
-    """Save the edit if asked, load the editor, check the edit against it, and read the targets."""
-    if replace(spec, strength=1.0).is_nothing:
-        raise PlanError("nothing to change, so nothing is written: ask for an edit, such as --yaw 15 or --smile 0.6")
-    if config.flags.save_edit is not None:
-        check_writable(config.flags.save_edit)
-        save_edit(config.flags.save_edit, spec)
+    config: EditConfig | AnimateConfig, asked: Sequence[FaceEdit[Path]]
+) -> tuple[Editor, list[FaceEdit[Face]]]:
+    """Save the edits if asked, load the editor, check the edits against it, and read the targets."""
+    for one in asked:
+        if replace(one.edit, strength=1.0).is_nothing:
+            where = f"face {one.face}: " * (len(asked) > 1)
+            hint = "ask for an edit, such as --yaw 15 or --smile 0.6"
+            raise PlanError(f"{where}nothing to change, so nothing is written: {hint}")
+    for flags in (config.flags, *(one.flags for one in getattr(config, "faces", ()))):
+        if flags.save_edit is not None:
+            check_writable(flags.save_edit)
+            save_edits(flags.save_edit, asked)
     editor = load_editor(config.engine)
-    check_spec(spec, editor)
-    return editor, load_targets(paths, editor)
+    for one in asked:
+        check_spec(one.edit, editor)
+    faces = load_targets([path for one in asked for path in one.targets.values()], editor)
+    return editor, [replace(one, targets={t: faces[path] for t, path in one.targets.items()}) for one in asked]  # type: ignore[misc]
 
 
-def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
+def _edit_image(config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor) -> EditReport:
     began = time.monotonic()
     image = read_image(config.source)
-    signer = EditSigner(config, spec, editor.has_model, [Origin(config.source)])
+    signer = EditSigner(config, edits, editor.has_model, [Origin(config.source)])
     is_measured = not config.engine.quick
     try:
         with errors_named(config.source):
-            edited = editor.edit(image, spec, targets, face=config.face, seed=config.engine.seed, measure=is_measured)
+            edited = editor.edit(image, edits, seed=config.engine.seed, measure=is_measured)
     except ValueError as e:
         raise PlanError(str(e)) from e
     signer.write_image(edited.image, config.out)
-    faces = zip(edited.sources, edited.asked_params, edited.achieved_params) if is_measured else ()
-    rows = [comparison_rows(source.params, wanted, found, spec, editor) for source, wanted, found in faces]
+    params = zip(edited.sources, edited.asked_params, edited.achieved_params, edited.edits) if is_measured else ()
+    rows = [comparison_rows(source.params, wanted, found, spec, editor) for source, wanted, found, spec in params]
     notes = (
         *limit_note(config, len(edited.sources)),
-        *fit_notes(edited.sources),
-        *warning_notes(edited.warnings),
+        *fit_notes(edited.sources, edited.faces),
+        *warning_notes(edited.warnings, edited.faces),
         *(missing_note(edited.achieved_params) if is_measured else ()),
         *hints(config.engine, editor),
     )
-    return EditReport(config.out, rows, seconds=time.monotonic() - began, notes=notes)
+    return EditReport(config.out, rows, seconds=time.monotonic() - began, notes=notes, faces=tuple(edited.faces))
 
 
 def load_editor(engine: Engine) -> Editor:
@@ -123,14 +128,14 @@ def load_editor(engine: Engine) -> Editor:
         raise PlanError(f"--{e}") from e
 
 
-def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
-    """The face that gives each trait: of an image, analysed once, or a row of a dataset.
+def load_targets(paths: Sequence[Path], editor: Editor) -> dict[Path, Face]:
+    """The face of each file to copy from: of an image, analysed once, or a row of a dataset.
 
     PlanError if there is no such face, or it has another head model.
     """
     faces: dict[Path, Face] = {}
     head = editor.analyzer.head
-    for path in dict.fromkeys(paths.values()):
+    for path in dict.fromkeys(paths):
         if is_row(str(path)):
             faces[path], spec = face_at(str(path))
             if (spec.name, spec.version) != (head.name, head.version):
@@ -140,10 +145,10 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
         else:
             with errors_named(path):
                 faces[path] = choose_faces(editor.analyzer(read_image(path)), "largest")[0]
-    return {trait: faces[path] for trait, path in paths.items()}
+    return faces
 
 
-def check_output(out: Path, source: Path, is_video: bool, face: str) -> None:
+def check_output(out: Path, source: Path, is_video: bool, faces: Sequence[str | int]) -> None:
     """Refuse an impossible output or choice of face before anything is loaded."""
     suffixes = tuple(VIDEO_SUFFIXES) if is_video else IMAGE_SUFFIXES
     if out.suffix.lower() not in suffixes:
@@ -152,8 +157,9 @@ def check_output(out: Path, source: Path, is_video: bool, face: str) -> None:
     check_writable(out)
     if out.exists() and out.resolve() == source.resolve():
         raise PlanError(f"{out} is the source itself; choose another name")
-    if face not in FACE_CHOICES and not (face.isascii() and face.isdigit()):
-        raise PlanError(f"--face: want {', '.join(FACE_CHOICES)} or a number counted from the left, got {face!r}")
+    for face in map(str, faces):
+        if face not in FACE_CHOICES and not (face.isascii() and face.isdigit()):
+            raise PlanError(f"--face: want {', '.join(FACE_CHOICES)} or a number counted from the left, got {face!r}")
 
 
 def check_spec(spec: EditSpec, editor: Editor) -> None:

@@ -43,11 +43,12 @@ class EditReport:
     frames: int = 1
     seconds: float = 0.0
     notes: tuple[str, ...] = ()  # hints for the user
+    faces: tuple[int, ...] = ()  # number of each face, counted from the left; empty: in the order of the lists
 
 
 def show(report: EditReport, console: Console | None = None) -> None:
     console = console or Console()
-    for number, rows in enumerate(report.rows):
+    for number, rows in zip(report.faces or range(len(report.rows)), report.rows):
         if rows:
             console.print(comparison_table(rows, f"face {number}" if len(report.rows) > 1 else None))
     for note in report.notes:
@@ -94,10 +95,10 @@ def limit_note(config: EditConfig | AnimateConfig, faces: int) -> tuple[str, ...
     return (f"edited {faces} faces, the most that are found at once; --small-faces searches for more",)
 
 
-def fit_notes(faces: Sequence[Face]) -> tuple[str, ...]:
+def fit_notes(faces: Sequence[Face], numbers: Sequence[int] = ()) -> tuple[str, ...]:
     """Hints at faces that lie on their side, and at those that the head model fits badly."""
     notes = []
-    for number, face in enumerate(faces):
+    for number, face in zip(numbers or range(len(faces)), faces):
         name = f"face {number}" if len(faces) > 1 else "the face"
         roll = float(to_degrees(to_matrix(face.params.head_rotation[None]))[0, 2])
         if abs(roll) > 45:
@@ -108,10 +109,10 @@ def fit_notes(faces: Sequence[Face]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def warning_notes(warnings: Sequence[Sequence[EditWarning]]) -> tuple[str, ...]:
+def warning_notes(warnings: Sequence[Sequence[EditWarning]], numbers: Sequence[int] = ()) -> tuple[str, ...]:
     """A line for each warning, with the ranges that would hold."""
     notes = []
-    for number, found in enumerate(warnings):
+    for number, found in zip(numbers or range(len(warnings)), warnings):
         for warning in found:
             ranges = [f"{name.removesuffix('_deg')} {low:g} to {high:g}" for name, (low, high) in warning.holds.items()]
             about = f"face {number}: " if len(warnings) > 1 else ""

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.edit.config import AnimateConfig, EditConfig
 from rigface import assets
-from rigface.edits import PREVIEW, EditSpec
+from rigface.edits import PREVIEW, FaceEdit, record_of
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_image
 from rigface.provenance.signer import C2paSigner, Origin
@@ -21,9 +21,9 @@ from rigface.provenance.signing_keys import FOLDER_VARIABLE
 from rigface.storage.whole_file import write_whole
 
 
-def _bits_of(origins: Sequence[Origin], spec: EditSpec, seed: int) -> int:
-    """Bits of the watermark, from the sources and the edit: the same command gives the same pixels."""
-    digest = hashlib.sha256(json.dumps([spec.to_dict(), seed], sort_keys=True).encode())
+def _bits_of(origins: Sequence[Origin], edits: dict[str, Any], seed: int) -> int:
+    """Bits of the watermark, from the sources and the edits: the same command gives the same pixels."""
+    digest = hashlib.sha256(json.dumps([edits, seed], sort_keys=True).encode())
     for origin in origins:
         with origin.open() as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -34,12 +34,16 @@ class EditSigner:
     """Signs one result, made of the files `origins`, or nothing after `--no-sign`; PlanError without a key."""
 
     def __init__(
-        self, config: EditConfig | AnimateConfig, spec: EditSpec, has_model: bool, origins: Sequence[Origin]
+        self,
+        config: EditConfig | AnimateConfig,
+        edits: Sequence[FaceEdit[Any]],
+        has_model: bool,
+        origins: Sequence[Origin],
     ) -> None:
-        self._origins = origins
+        self._origins, record = origins, record_of(edits)
         model = config.engine.checkpoint or (assets.default_model() if has_model else PREVIEW)
-        self._bits = _bits_of(origins, spec, config.engine.seed)
-        self._record: dict[str, Any] = {"model": model, "edit": spec.to_dict(), "mark": f"{self._bits:08x}"}
+        self._bits = _bits_of(origins, record, config.engine.seed)
+        self._record: dict[str, Any] = {"model": model, **record, "mark": f"{self._bits:08x}"}
         try:
             self._signer = None if config.no_sign else C2paSigner()
         except (OSError, RuntimeError, BadInput) as error:

@@ -5,7 +5,7 @@ Path: `job.py` -> `rigface.video_editor` -> VideoWriter, a progress bar, and an 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipelines.edit.inputs import errors_named, read_image
 from pipelines.edit.report import ComparisonRow, EditReport, comparison_rows, hints, limit_note
 from pipelines.edit.signing import EditSigner
 from rigface.editor import Editor
-from rigface.edits import EditSpec, Trait
+from rigface.edits import FaceEdit, Trait
 from rigface.evaluation.estimator import Number
 from rigface.face.analyzer import choose_faces
 from rigface.provenance.signer import Origin
@@ -28,20 +28,17 @@ from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 
 
-def edit_video(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
-    """The same edit on every frame of a video."""
+def edit_video(config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor) -> EditReport:
+    """The same edits on every frame of a video."""
     with errors_named(config.source):
         info = probe_video(str(config.source))
     source = VideoSource(str(config.source), info.fps)
-    options = VideoOptions(config.face, config.engine.seed, hold_boxes=editor.has_model)
-    frames = edited(editor, source, spec, targets, options)
+    frames = edited(editor, source, edits, VideoOptions(config.engine.seed, hold_boxes=editor.has_model))
     with errors_named(config.source):
-        return _write(config, frames, source, (info.width, info.height), info, spec, editor)
+        return _write(config, frames, source, (info.width, info.height), info, edits, editor)
 
 
-def animate_image(
-    config: AnimateConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face], taken: frozenset[Trait]
-) -> EditReport:
+def animate_image(config: AnimateConfig, edit: FaceEdit[Face], editor: Editor, taken: frozenset[Trait]) -> EditReport:
     """The face of an image, moved as the face of a video moves."""
     with errors_named(config.driving):
         info = probe_video(str(config.driving))
@@ -52,10 +49,10 @@ def animate_image(
     options = VideoOptions(
         seed=config.engine.seed, smooth=not config.raw, absolute=config.absolute, neutral=config.neutral
     )
-    frames = animated(editor, image, faces, source, spec, targets, taken, options)
+    frames = animated(editor, image, faces, source, edit.edit, edit.targets, taken, options)
     size = (image.shape[1], image.shape[0])
     with errors_named(config.driving):
-        return _write(config, frames, source, size, info, spec, editor)
+        return _write(config, frames, source, size, info, [edit], editor)
 
 
 def _write(
@@ -64,14 +61,14 @@ def _write(
     source: VideoSource,
     size: tuple[int, int],
     info: VideoInfo,
-    spec: EditSpec,
+    edits: Sequence[FaceEdit[Face]],
     editor: Editor,
 ) -> EditReport:
     began, video, most_faces = time.monotonic(), Path(str(source.file)), 0
     samples = Samples(editor, info.shown_frames)
     is_animation = isinstance(config, AnimateConfig)
     origins = [Origin(config.source, "componentOf"), Origin(video, "inputTo")] if is_animation else [Origin(video)]
-    signer = EditSigner(config, spec, editor.has_model, origins)
+    signer = EditSigner(config, edits, editor.has_model, origins)
     marked = signer.frame_marker()
     with (
         _progress(f"{video.name} -> {config.out.name}", info.shown_frames) as step,
@@ -80,7 +77,7 @@ def _write(
         for frame in frames:
             assert frame.image is not None  # no frame is skipped here
             writer.write(marked(frame.image), frame.time_s)
-            if not (config.engine.quick or spec.is_nothing):
+            if not (config.engine.quick or all(one.edit.is_nothing for one in edits)):
                 samples.take(frame)
             most_faces = max(most_faces, len(frame.faces))
             step(writer.frames)
@@ -91,16 +88,16 @@ def _write(
         *hints(config.engine, editor),
     )
     seconds = time.monotonic() - began
-    return EditReport(config.out, mean_rows(samples, spec, editor), writer.frames, seconds, notes)
+    return EditReport(config.out, mean_rows(samples, editor), writer.frames, seconds, notes)
 
 
-def mean_rows(samples: Samples, spec: EditSpec, editor: Editor) -> list[list[ComparisonRow]]:
+def mean_rows(samples: Samples, editor: Editor) -> list[list[ComparisonRow]]:
     """Per track the means over its measured frames, of the numbers that at least half of these have."""
     tracks = []
-    for kept in samples.kept.values():
+    for track, kept in samples.kept.items():
         by_name: dict[str, list[ComparisonRow]] = defaultdict(list)
         for source, wanted, found in kept:
-            for row in comparison_rows(source, wanted, found, spec, editor):
+            for row in comparison_rows(source, wanted, found, samples.edits[track], editor):
                 by_name[row.name].append(row)
         tracks.append([_mean(rows) for rows in by_name.values() if len(rows) * 2 > len(kept)])
     return tracks

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rigface.editor import Editor
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, FaceEdit
 from rigface.metrics.video import clip_of, differences
 from rigface.video.decode import probe_video
 from rigface.video.writer import VideoWriter
@@ -34,7 +34,8 @@ def check_clips(clips: Sequence[str], models: Mapping[str, str], device: str) ->
 def differences_of(clip: str, editor: Editor) -> list[str]:
     """Differences of a clip and the same clip edited, as sentences; none if they are exact."""
     info = probe_video(clip)
-    frames = edited(editor, VideoSource(clip, info.fps), EDIT, {}, VideoOptions(hold_boxes=editor.has_model))
+    options = VideoOptions(hold_boxes=editor.has_model)
+    frames = edited(editor, VideoSource(clip, info.fps), [FaceEdit(edit=EDIT)], options)
     with tempfile.TemporaryDirectory(prefix="rigface-") as folder:
         out = Path(folder) / f"edited{Path(clip).suffix}"
         with VideoWriter(out, (info.width, info.height), info.fps, sound=clip) as writer:

@@ -14,6 +14,7 @@ from serve.problems import KNOWN
 from serve.schemas import AnimationJob, BatchJob, EditRequest, PictureRequest, PreviewRequest, ProblemDocument, VideoJob
 
 REF = "#/components/schemas/{model}"
+TARGET_OF_FACE = rf"faces\.[0-9]{{1,2}}\.target(\.({'|'.join(get_args(Trait))}))?"
 FILE = {"type": "string", "format": "binary"}
 BODIES = (PictureRequest, PreviewRequest, EditRequest, BatchJob, VideoJob, AnimationJob)
 COMMON = ("unauthorized", "forbidden", "rate-limited", "busy", "internal", "bad-request", "timeout",
@@ -63,6 +64,8 @@ def body(*kinds: type[BaseModel]) -> dict[str, Any]:
         "type": "object", "properties": {name: FILE for name in files} | {"request": request},
         "required": ["request"] if "clip" in fields else ["picture"], "additionalProperties": False,
     }  # fmt: skip
+    if "faces" in fields:
+        multipart["patternProperties"] = {f"^{TARGET_OF_FACE}$": FILE}
     mapping = {get_args(kind.model_fields["kind"].annotation)[0]: ref["$ref"] for kind, ref in zip(kinds, schemas)
                if "kind" in kind.model_fields}  # fmt: skip
     union = {"oneOf": schemas, "discriminator": {"propertyName": "kind", "mapping": mapping}}

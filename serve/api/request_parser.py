@@ -13,7 +13,8 @@ dependencies that check the key, so callers without a key could have it buffered
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
@@ -22,17 +23,32 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rigface.edits import EditSpec, Trait
+from rigface.edits import FaceEdit, Trait
 from serve.content_cache import LruCache, picture_id
 from serve.limits import MAX_JSON_VALUES, MAX_PART_FILES, Limits
 from serve.messages import EditInput, JobSubmission
 from serve.problems import ApiError
-from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
+from serve.schemas import (
+    BatchJob,
+    ClipRef,
+    FaceEdits,
+    FaceRequest,
+    JobRequest,
+    PictureRef,
+    PictureRequest,
+    PreviewRequest,
+    VideoJob,
+    without_files,
+)
 from serve.security.url_allowlist import UrlAllowlist
 
 Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)
-PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
+TARGET_PARTS = rf"(faces\.(?P<face>\d{{1,2}})\.)?target(\.({'|'.join(TRAITS)}))?"
+PICTURE_PART, EDIT_PARTS = re.compile("picture"), re.compile(f"picture|{TARGET_PARTS}")
+JOB_PARTS = re.compile(f"picture|clip|{TARGET_PARTS}")
+PARTS_OF = {PICTURE_PART: "picture", EDIT_PARTS: "picture, target, target.<trait> or faces.<n>.target.<trait>"}
+PARTS_OF[JOB_PARTS] = f"clip, {PARTS_OF[EDIT_PARTS]}"
 JOB: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 FETCH_S, CLIP_S = 10.0, 60.0  # until a file has come from an object store
 Files = dict[str, tuple[str, bytes]]
@@ -48,42 +64,45 @@ class RequestParser:
 
     async def read(self, request: Request, kind: type[Asked], owner: str) -> tuple[Asked, EditInput]:
         """A request about one picture; ApiError `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`."""
-        parts = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
+        parts = EDIT_PARTS if issubclass(kind, PreviewRequest) else PICTURE_PART
         asked, files = await self._read(request, kind.model_validate_json, owner, self._limits.max_body_bytes, parts)
         if "picture" not in files:
             raise ApiError("bad-request", "picture: missing; send it as the part `picture` or in the request")
         name, data = files["picture"]
-        edit_input = EditInput(name, EditSpec(), {name: data}, face=asked.face)
+        edit_input = EditInput(name, (FaceEdit(asked.face),), {name: data})
         if isinstance(asked, PreviewRequest):
-            edit = replace(asked.edit, take=asked.edit.take | _own_traits(files))
-            traits = _traits(files, edit.take, "edit.take")
-            pictures = {key: data for key, data in files.values() if key in {name, *traits.values()}}
-            edit_input = EditInput(name, edit, dict(pictures), traits, asked.face, asked.max_side)
+            edits = _face_edits(asked, files)
+            used = {name}.union(*(one.targets.values() for one in edits))
+            pictures = {key: data for key, data in files.values() if key in used}
+            edit_input = EditInput(name, edits, dict(pictures), asked.max_side)
         return asked, edit_input
 
     async def read_job(self, request: Request, owner: str) -> JobSubmission:
         """Parse a job with its files; raises as `read`."""
-        parts = (*PARTS, "clip")
-        asked, files = await self._read(request, JOB.validate_json, owner, self._limits.max_clip_bytes, parts)
+        asked, files = await self._read(request, JOB.validate_json, owner, self._limits.max_clip_bytes, JOB_PARTS)
         fields = type(asked).model_fields
         for name in ("picture", "clip"):
             if (name in fields) != (name in files):
                 needed = "needs a" if name in fields else "takes no"
                 raise ApiError("bad-request", f"{name}: a job of kind {asked.kind} {needed} {name}")
-        edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
-        own = _own_traits(files)
-        where = "edits.take" if len(edits) > 1 else "edit.take"
-        traits = _traits(files, own.union(*(edit.take for edit in edits)), where)
-        edits = [replace(edit, take=edit.take | own) for edit in edits]
-        bare: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
-        bare = {name: value for name, value in bare.items() if name in fields}
-        bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
+        change: dict[str, Any]
+        if isinstance(asked, VideoJob) and asked.faces:
+            faces = _face_edits(asked, files)
+            change = {"faces": [FaceRequest(face=one.face, edit=one.edit) for one in faces]}  # type: ignore[arg-type]
+            traits = {f"{n}.{trait}": name for n, one in enumerate(faces) for trait, name in one.targets.items()}
+        else:
+            edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
+            own = _own_traits(files)
+            where = "edits.take" if len(edits) > 1 else "edit.take"
+            traits = dict(_traits(files, own.union(*(edit.take for edit in edits)), where))
+            edits = [replace(edit, take=edit.take | own) for edit in edits]
+            change = {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
         picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
         data = {key: data for key, data in files.values() if key in {picture, clip, *traits.values()}}
-        return JobSubmission(asked.model_copy(update=bare), data, picture, clip, traits)
+        return JobSubmission(without_files(asked).model_copy(update=change), data, picture, clip, traits)
 
     async def _read(
-        self, request: Request, parse: Callable[[bytes], Any], owner: str, max_bytes: int, known: Sequence[str]
+        self, request: Request, parse: Callable[[bytes], Any], owner: str, max_bytes: int, known: re.Pattern[str]
     ) -> tuple[Any, Files]:
         media = request.headers.get("content-type", "").split(";")[0].strip().lower()
         try:
@@ -101,8 +120,10 @@ class RequestParser:
             limits = f"{self._limits.max_body_bytes} bytes and {MAX_JSON_VALUES} values"
             raise ApiError("too-large", f"the limit of JSON is {limits}; send files as parts of a form")
         asked = _parsed(parse, body or b"{}")
-        refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
-        refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
+        refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip")}
+        for start, one in [("", asked), *((f"faces.{n}.", one) for n, one in enumerate(getattr(asked, "faces", ())))]:
+            refs |= {f"{start}target.{trait}": ref for trait, ref in getattr(one, "targets", {}).items()}
+            refs[f"{start}target"] = getattr(one, "target", None)
         files: Files = {name: (await asyncio.to_thread(picture_id, data), data) for name, data in parts.items()}
         for name, ref in refs.items():
             if name in parts and ref is not None:
@@ -131,14 +152,30 @@ class RequestParser:
         return await asyncio.to_thread(picture_id, data), data
 
 
+def _face_edits(asked: FaceEdits, files: Files) -> tuple[FaceEdit[str], ...]:
+    """The edits of a request; of several faces only those that change something, or the first."""
+    shared = {name: file for name, file in files.items() if not name.startswith("faces.")}
+    for name in files.keys() - shared.keys():
+        if int(name.split(".")[1]) >= len(asked.faces):
+            raise ApiError("bad-request", f"{name}: the request has {len(asked.faces)} faces, counted from 0")
+    out = []
+    for n, one in enumerate(asked.faces or [asked]):
+        start = f"faces.{n}."
+        own = {name.removeprefix(start): file for name, file in files.items() if name.startswith(start)}
+        edit = replace(one.edit, take=one.edit.take | _own_traits(shared | own))
+        where = f"{start * bool(asked.faces)}edit.take"
+        out.append(FaceEdit(one.face, edit, _traits(shared | own, edit.take, where)))
+    return tuple([one for one in out if not one.edit.is_nothing] or out[:1])
+
+
 def _own_traits(files: Files) -> frozenset[Trait]:
     """Traits with a picture of their own."""
     return frozenset(trait for trait in TRAITS if f"target.{trait}" in files)
 
 
-def _traits(files: Files, taken: frozenset[Trait], where: str) -> dict[str, str]:
+def _traits(files: Files, taken: frozenset[Trait], where: str) -> dict[Trait, str]:
     """Trait -> hash of the picture that it is copied from."""
-    traits: dict[str, str] = {trait: files[f"target.{trait}"][0] for trait in _own_traits(files)}
+    traits: dict[Trait, str] = {trait: files[f"target.{trait}"][0] for trait in _own_traits(files)}
     if missing := sorted(taken - set(traits)):
         if "target" not in files:
             raise ApiError("bad-request", f"{where}: {', '.join(missing)} needs a target picture to copy from")
@@ -146,7 +183,7 @@ def _traits(files: Files, taken: frozenset[Trait], where: str) -> dict[str, str]
     return traits
 
 
-async def _multipart(request: Request, known: Sequence[str]) -> tuple[bytes, dict[str, bytes]]:
+async def _multipart(request: Request, known: re.Pattern[str]) -> tuple[bytes, dict[str, bytes]]:
     body, parts = b"", {}
     try:
         async with request.form(max_files=MAX_PART_FILES, max_fields=8, max_part_size=2**20) as form:
@@ -154,8 +191,8 @@ async def _multipart(request: Request, known: Sequence[str]) -> tuple[bytes, dic
                 data = await value.read() if isinstance(value, UploadFile) else value.encode()
                 if name == "request":
                     body = data
-                elif name not in known:
-                    raise ApiError("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *known))}")
+                elif not known.fullmatch(name):
+                    raise ApiError("bad-request", f"{name[:60]!r}: want request, {PARTS_OF[known]}")
                 elif name in parts:
                     raise ApiError("bad-request", f"{name}: given twice")
                 else:

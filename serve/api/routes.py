@@ -116,7 +116,7 @@ async def edit(
     if kind == "text/event-stream":
         return _EventStream(_events(api, plan, request.scope))
     if idempotency_key:
-        same = plan.asked, edit_input.picture, sorted(edit_input.traits.items()), kind
+        same = plan.asked, edit_input.picture, sorted(map(repr, edit_input.record().items())), kind
         digest = hashlib.sha256(repr(same).encode()).digest()
         work = api.idempotency.once((key.id, idempotency_key), digest, lambda: api.editing.run(plan))
     else:

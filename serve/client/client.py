@@ -119,7 +119,10 @@ class Client:
         return self._send("/v1/preview", {"picture": picture, "edit": edit, **options}).content
 
     def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
-        """Edit a picture, or raise Refused. Options: `target`, `targets` (pictures), `model`, `seed`, `steps` ..."""
+        """Edit a picture, or raise Refused. Options: `target`, `targets` (pictures), `model`, `seed`, `steps` ...
+
+        Several faces: an empty edit, and `faces`, a list of dicts with `face`, `edit`, `target`, `targets`.
+        """
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return _result(self._send("/v1/edits", {"picture": picture, "edit": edit, **options}, headers).content)
 
@@ -231,6 +234,12 @@ class Client:
         rest, parts = {name: value for name, value in fields.items() if name not in FILES}, {}
         files = {name: fields[name] for name in FILES[:3] if name in fields}
         files |= {f"target.{trait}": picture for trait, picture in fields.get("targets", {}).items()}
+        if faces := fields.get("faces", []):
+            rest["faces"] = [{name: value for name, value in one.items() if name not in FILES} for one in faces]
+        for n, one in enumerate(faces):
+            own = {f"target.{trait}": picture for trait, picture in one.get("targets", {}).items()}
+            own |= {"target": one["target"]} if "target" in one else {}
+            files |= {f"faces.{n}.{name}": picture for name, picture in own.items()}
         for name, file in files.items():
             data = self._sent.get(file) if whole and isinstance(file, str) else file
             if isinstance(data, bytes):
@@ -238,11 +247,14 @@ class Client:
                 if name != "clip":
                     self._remember(data)
                 continue
-            ref = {"id" if file.startswith("sha256:") else "url": file}
-            if name.startswith("target."):
-                rest.setdefault("targets", {})[name.removeprefix("target.")] = ref
+            ref, place, last = {"id" if file.startswith("sha256:") else "url": file}, rest, name
+            if name.startswith("faces."):
+                _, n, last = name.split(".", 2)
+                place = rest["faces"][int(n)]
+            if last.startswith("target."):
+                place.setdefault("targets", {})[last.removeprefix("target.")] = ref
             else:
-                rest[name] = ref
+                place[last] = ref
         return {**parts, "request": (None, json.dumps(rest))}
 
     def _remember(self, data: bytes) -> None:

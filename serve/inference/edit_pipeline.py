@@ -19,7 +19,6 @@ from typing import Protocol
 import numpy as np
 
 from rigface.profile import ConditionSpec
-from rigface.types import Conditions
 from serve.messages import (
     ComposedEdit,
     EditedImage,
@@ -68,7 +67,7 @@ class EditPipeline(EditService):
         seconds = {"look": time.monotonic() - began}
         faces = len(composed.conditions)
         sampled: dict[int, SampledImage] = {}
-        async with aclosing(self._sample_faces(edit, composed.conditions)) as events:
+        async with aclosing(self._sample_faces(edit, composed)) as events:
             async for face, event in events:
                 if isinstance(event, SampledImage):
                     sampled[face] = event
@@ -92,7 +91,7 @@ class EditPipeline(EditService):
         return progress.model_copy(update={"preview": base64.b64encode(data).decode()})
 
     async def _sample_faces(
-        self, edit: ModelEdit, conditions: list[Conditions]
+        self, edit: ModelEdit, composed: ComposedEdit
     ) -> AsyncGenerator[tuple[int, Step | SampledImage], None]:
         """All faces at once; events as (face, event)."""
         queue: asyncio.Queue[tuple[int, Step | SampledImage] | Exception | None] = asyncio.Queue()
@@ -100,8 +99,10 @@ class EditPipeline(EditService):
         async def sample_face(face: int) -> None:
             try:
                 with tracing.span("edit.sample", {tracing.FACE: face, tracing.MODEL: edit.model}):
-                    options = replace(edit.options, seed=(edit.options.seed + face) % 2**63)
-                    request = SampleRequest(edit.model, conditions[face], options, edit.previews, edit.timeout_s)
+                    seed, prompt = (edit.options.seed + face) % 2**63, composed.prompts[face] or None
+                    options = replace(edit.options, seed=seed, prompt=prompt)
+                    conditions = composed.conditions[face]
+                    request = SampleRequest(edit.model, conditions, options, edit.previews, edit.timeout_s)
                     async with aclosing(self._diffusion_worker.sample(request)) as events:
                         async for event in events:
                             queue.put_nowait((face, event))
@@ -109,7 +110,7 @@ class EditPipeline(EditService):
             except Exception as error:
                 queue.put_nowait(error)
 
-        tasks = [asyncio.ensure_future(sample_face(face)) for face in range(len(conditions))]
+        tasks = [asyncio.ensure_future(sample_face(face)) for face in range(len(composed.conditions))]
         try:
             running = len(tasks)
             while running:

@@ -23,7 +23,7 @@ from serve.limits import Limits
 from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import REFINER, DiffusionService, FaceService, chosen_model
-from serve.schemas import EditProgress, EditRequest, EditResult, Sampling, Warned
+from serve.schemas import EditProgress, EditRequest, EditResult, Sampling, Warned, without_files
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
@@ -107,7 +107,7 @@ class EditRunner:
         """An edit whose response has the media type."""
         form = {media: name for name, media in MEDIA.items()}.get(media_type) or asked.format or "png"
         record = {"seed": asked.seed, **_new_record(request_id)}
-        bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # the input has the images
+        bare = without_files(asked)  # the input has the images
         return EditPlan(bare, edit_input, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
 
     async def preview(self, edit_input: EditInput, key: Key, request_id: str) -> Preview:
@@ -155,9 +155,9 @@ class EditRunner:
         plan = replace(plan, output_options=output_options)
         # The completed edit may be cached, so it goes without the source's bytes.
         completed = CompletedEdit(replace(plan, edit_input=replace(edit_input, pictures={})), model)
-        if (refiner or model == PREVIEW) and edit_input.edit.prompt:
+        if (refiner or model == PREVIEW) and any(one.edit.prompt for one in edit_input.edits):
             raise ApiError("bad-request", f"edit.prompt: {model} has no text encoder; name a model that has one")
-        if refiner or model == PREVIEW or edit_input.edit.is_nothing:  # an empty edit is the source to the bit
+        if refiner or model == PREVIEW or edit_input.is_nothing:  # an empty edit is the source to the bit
             yield EditProgress(phase="preview", step=0, steps=1)
             with tracing.span("edit.preview"):
                 finished = await self.by_hash(
@@ -167,7 +167,7 @@ class EditRunner:
             yield EditProgress(phase="look", step=0, steps=asked.steps or 0)
             last_preview: EditProgress | None = None
             try:
-                options = sampling_options(asked, asked.seed, edit_input.edit.prompt)
+                options = sampling_options(asked, asked.seed, None)
                 limit_s = self._services.limits.edit_timeout_s
                 edit = ModelEdit(edit_input, output_options, model, options, previews, limit_s)
                 async with aclosing(self._by_model(edit)) as events:
@@ -235,8 +235,7 @@ def _new_record(request_id: str) -> dict[str, Any]:
 def _entry(key: Key, edit_input: EditInput, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
     """A line of the audit log."""
     more = {("request_id" if name == "request" else name): value for name, value in record.items()}
-    hashes = {"in": edit_input.picture, "out": picture_id(data), "from": edit_input.traits}
-    return {"key": key.id, **hashes, "edit": edit_input.edit.to_dict(), **more}
+    return {"key": key.id, "in": edit_input.picture, "out": picture_id(data), **edit_input.record(), **more}
 
 
 def warnings_header(warnings: list[list[EditWarning]]) -> str:

@@ -93,8 +93,10 @@ class FaceCache:
         """
         if not self._policy.is_active:
             return
-        targets = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}
-        for name, which in ((edit_input.picture, edit_input.face), *targets.items()):
+        asked: set[tuple[str, str | int]] = {(edit_input.picture, one.face) for one in edit_input.edits}
+        for one in edit_input.edits:
+            asked |= {(one.targets[trait], "largest") for trait in TAKES_IDENTITY if trait in one.targets}
+        for name, which in sorted(asked, key=str):
             analysis = self.analyze(edit_input, name, profile)
             self._policy.check([self._vector(name, analysis, face) for face in choose_faces(analysis.faces, which)])
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from rigface.conditions import Composed as ComposedFace
 from rigface.conditions import Composer
-from rigface.editor import Editor, numbers, profile_of
+from rigface.editor import Editor, chosen_faces, numbers, profile_of
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, EditWarning, LightEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.edit_warnings import edit_warnings
@@ -54,12 +54,20 @@ MAX_VIDEO_CHECKS = 2  # videos verified at a time; each has a decoder process
 _SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED_EXPRESSIONS, 0.0), light=LightEdit())
 
 
+class _PreparedFace(NamedTuple):
+    """A face with its edit."""
+
+    face: Face
+    wanted: FaceParams  # the parameters that the edit gives it
+    edit: EditSpec
+
+
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """An edit prepared for a model: each edited face with its target parameters and its composed conditions."""
+    """Edits prepared for a model: each edited face and its composed conditions."""
 
     analysis: FaceAnalysis
-    edits: list[tuple[Face, FaceParams]]
+    edits: list[_PreparedFace]
     composed: list[ComposedFace]
 
     @property
@@ -201,25 +209,29 @@ class FaceWorker(FaceService):
     def _mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
         self._faces.check_consent(edit_input)
-        return export_mesh(choose_faces(analysis.faces, edit_input.face)[0], self._own.head, kind)
+        return export_mesh(choose_faces(analysis.faces, edit_input.edits[0].face)[0], self._own.head, kind)
 
-    def _target_params(
-        self, edit_input: EditInput, faces: list[Face], profile: FaceProfile = OWN
-    ) -> list[tuple[Face, FaceParams]]:
-        """Each chosen face with the parameters that the edit gives it."""
-        seen = {name: self._faces.analyze(edit_input, name, profile) for name in set(edit_input.traits.values())}
-        sources = {name: choose_faces(analysis.faces, "largest")[0].params for name, analysis in seen.items()}
-        traits: dict[Any, FaceParams] = {trait: sources[name] for trait, name in edit_input.traits.items()}
-        chosen, editor = choose_faces(faces, edit_input.face), self._editors_of(profile).editor
-        return [(face, editor.edited_params(face.params, edit_input.edit, traits)) for face in chosen]
+    def _prepared(self, edit_input: EditInput, faces: list[Face], profile: FaceProfile = OWN) -> list[_PreparedFace]:
+        """Each chosen face with its edit."""
+        editor, edits = self._editors_of(profile).editor, edit_input.edits
+        names = {name for one in edits for name in one.targets.values()}
+        seen = {name: self._faces.analyze(edit_input, name, profile) for name in names}
+        people = {name: choose_faces(analysis.faces, "largest")[0].params for name, analysis in seen.items()}
+        return [
+            _PreparedFace(face, editor.edited_params(
+                face.params, edits[k].edit, {trait: people[name] for trait, name in edits[k].targets.items()}
+            ), edits[k].edit)
+            for face, k in chosen_faces(faces, edits)
+        ]  # fmt: skip
 
     def _warped(
         self, editor: Editor, edit_input: EditInput, analysis: FaceAnalysis
-    ) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
-        """The edit without a model, at the size of the analysis."""
-        image, edits = analysis.image, self._target_params(edit_input, analysis.faces)
-        for face, target in edits if not edit_input.edit.is_nothing else []:
-            image, _ = editor.apply(image, face, target)
+    ) -> tuple[np.ndarray, list[_PreparedFace]]:
+        """The edits without a model, at the size of the analysis."""
+        image, edits = analysis.image, self._prepared(edit_input, analysis.faces)
+        for face, wanted, edit in edits:
+            if not edit.is_nothing:
+                image, _ = editor.apply(image, face, wanted)
         return image, edits
 
     def _preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
@@ -233,8 +245,7 @@ class FaceWorker(FaceService):
         times.append(time.perf_counter())
         seconds = dict(zip(("look", "warp", "sign"), np.diff(times).tolist()))
         head = self._own.head
-        warnings = _warnings(edit_input, edits, head, analysis.image)
-        return Preview(data, _asked(edit_input, edits, head), seconds, warnings)
+        return Preview(data, _asked(edits, head), seconds, _warnings(edits, head, analysis.image))
 
     def _edit(self, edit_input: EditInput, output_options: OutputOptions, refiner: str) -> FinishedEdit:
         self._faces.check_consent(edit_input)
@@ -246,18 +257,18 @@ class FaceWorker(FaceService):
     def _compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
         self._faces.check_consent(edit_input, input_spec.profile)
         layout = self._layout(edit_input, input_spec)
-        asked = _asked(edit_input, layout.edits, self._editors_of(input_spec.profile).head)
-        return ComposedEdit([c.conditions for c in layout.composed], asked)
+        asked = _asked(layout.edits, self._editors_of(input_spec.profile).head)
+        return ComposedEdit([c.conditions for c in layout.composed], asked, [one.edit.prompt for one in layout.edits])
 
     def _layout(self, edit_input: EditInput, input_spec: ConditionSpec) -> _Layout:
-        edit = json.dumps(edit_input.edit.to_dict(), sort_keys=True)
-        key = edit_input.picture, edit_input.face, edit, *edit_input.traits.items(), input_spec
+        faces = tuple(one.face for one in edit_input.edits)
+        key = edit_input.picture, faces, json.dumps(edit_input.record(), sort_keys=True), input_spec
         layout = self._layouts.get(key)
         if layout is None:
             profile, composer = input_spec.profile, self._composer(input_spec)
             analysis = self._faces.analyze(edit_input, edit_input.picture, profile)
-            edits = self._target_params(edit_input, analysis.faces, profile)
-            layout = _Layout(analysis, edits, [composer(face, target) for face, target in edits])
+            edits = self._prepared(edit_input, analysis.faces, profile)
+            layout = _Layout(analysis, edits, [composer(one.face, one.wanted) for one in edits])
             self._layouts.put(key, layout)
         return layout
 
@@ -267,8 +278,8 @@ class FaceWorker(FaceService):
         layout, profile = self._layout(edit_input, input_spec), input_spec.profile
         image = layout.analysis.image
         editor = Editor(self._analyzer_of(profile), composer=self._composer(input_spec))
-        for (face, target), composed, crop in zip(layout.edits, layout.composed, crops):
-            image, _ = editor.paste(image, face, target, composed, crop)
+        for one, composed, crop in zip(layout.edits, layout.composed, crops):
+            image, _ = editor.paste(image, one.face, one.wanted, composed, crop)
         edit_input = _with_source(edit_input, layout.analysis)
         return self._finished(edit_input, image, layout.edits, output_options, profile)
 
@@ -281,18 +292,17 @@ class FaceWorker(FaceService):
         self,
         edit_input: EditInput,
         image: np.ndarray,
-        edits: list[tuple[Face, FaceParams]],
+        edits: list[_PreparedFace],
         output_options: OutputOptions,
         profile: FaceProfile = OWN,
     ) -> FinishedEdit:
         editors = self._editors_of(profile)
         with tracing.span("face_worker.measure"):
-            measured = editors.measuring_editor.measure(image, [face for face, _ in edits])
-        achieved = [None if p is None else numbers(p, edit_input.edit, editors.head) for p in measured]
+            measured = editors.measuring_editor.measure(image, [one.face for one in edits])
+        achieved = [None if p is None else numbers(p, one.edit, editors.head) for p, one in zip(measured, edits)]
         with tracing.span("sign", {tracing.FORMAT: output_options.format}):
             data = self._signer(image, edit_input, output_options)
-        warnings = _warnings(edit_input, edits, editors.head, image)
-        return FinishedEdit(data, _asked(edit_input, edits, editors.head), achieved, warnings)
+        return FinishedEdit(data, _asked(edits, editors.head), achieved, _warnings(edits, editors.head, image))
 
     def _reconstruct(self, edit_input: EditInput) -> Reconstruction:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
@@ -312,15 +322,12 @@ class FaceWorker(FaceService):
         )
 
 
-def _asked(edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec) -> list[dict[str, float]]:
-    return [numbers(target, edit_input.edit, head, face.params) for face, target in edits]
+def _asked(edits: list[_PreparedFace], head: HeadSpec) -> list[dict[str, float]]:
+    return [numbers(wanted, edit, head, face.params) for face, wanted, edit in edits]
 
 
-def _warnings(
-    edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec, image: np.ndarray
-) -> list[list[EditWarning]]:
-    size = image.shape[:2]
-    return [edit_warnings(face, drawn, edit_input.edit, head, size) for face, drawn in edits]
+def _warnings(edits: list[_PreparedFace], head: HeadSpec, image: np.ndarray) -> list[list[EditWarning]]:
+    return [edit_warnings(face, wanted, edit, head, image.shape[:2]) for face, wanted, edit in edits]
 
 
 def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:

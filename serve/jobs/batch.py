@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from rigface.edits import FaceEdit
 from rigface.errors import BadInput
 from serve.inference.edit_service import CompletedEdit, EditRunner
 from serve.jobs.store import Job, JobStore, ResultInfo
@@ -30,8 +31,8 @@ async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunne
         edit = asked.edits[number]
         shared = {name: getattr(asked, name) for name in (*Sampling.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
-        traits = {str(trait): job.traits[trait] for trait in edit.take}
-        edit_input = EditInput(job.picture, edit, dict(files), traits, asked.face)
+        targets = {trait: job.traits[trait] for trait in edit.take}
+        edit_input = EditInput(job.picture, (FaceEdit(asked.face, edit, targets),), dict(files))
         return await edits.run(edits.plan(request, edit_input, job.media_type, Key(job.owner), job.id))
 
     async def work() -> None:

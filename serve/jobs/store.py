@@ -37,7 +37,7 @@ from rigface.telemetry.json_logging import log_fields
 from serve.jobs.byte_range import requested_range
 from serve.messages import JobResult, JobSubmission, ResultRequest
 from serve.problems import ApiError
-from serve.schemas import BatchJob, JobRequest, JobState, ProblemDocument
+from serve.schemas import BatchJob, JobRequest, JobState, ProblemDocument, without_files
 
 LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")
@@ -199,10 +199,7 @@ class JobStore:
 
         ApiError: `conflict`: the key came with another job before; `busy`: the lock is lost.
         """
-        files: dict[str, object] = {"picture": None, "clip": None, "target": None, "targets": {}}
-        asked = submission.asked.model_copy(
-            update={name: value for name, value in files.items() if name in type(submission.asked).model_fields}
-        )
+        asked = without_files(submission.asked)
         job = Job(
             secrets.token_hex(16), owner, asked, submission.picture, submission.clip, submission.traits,
             total=total, created=time.time(),

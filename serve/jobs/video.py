@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 
 from rigface.conditions import Composer
 from rigface.editor import EditModel, Editor, numbers
-from rigface.edits import PREVIEW, EditSpec
+from rigface.edits import PREVIEW, EditSpec, FaceEdit, Trait
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.profile import OWN, ConditionSpec, FaceProfile
@@ -42,7 +42,7 @@ from serve.inference.edit_service import AuditSink, sampling_options
 from serve.jobs.batch import with_retries
 from serve.jobs.store import Job, JobStore, PieceReplaced, Values
 from serve.limits import MAX_PIXELS, Limits
-from serve.messages import SampleRequest
+from serve.messages import SampleRequest, edit_record, video_edits
 from serve.problems import ApiError
 from serve.protocols import REFINER, DiffusionService, chosen_model, sample_image
 from serve.provenance.encoder import Signer
@@ -115,8 +115,8 @@ class VideoRunner:
         input_spec = await self.diffusion_worker.input_spec(model) if samples else None
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
-        def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # the options have the prompt
-            options, limit_s = sampling_options(asked, seed, asked.edit.prompt), self.limits.edit_timeout_s
+        def paint(conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
+            options, limit_s = sampling_options(asked, seed, prompt), self.limits.edit_timeout_s
             request = SampleRequest(model, conditions, options, timeout_s=limit_s)
             work = with_retries(lambda: sample_image(self.diffusion_worker, request))
             image = asyncio.run_coroutine_threadsafe(work, loop)
@@ -174,17 +174,20 @@ class _VideoRun:
         job.finished = sum(len(piece.times) for piece in pieces)
         video = VideoSource(str(path), info.fps, runner.decoders.frames)
         options = VideoOptions(
-            face=str(asked.face), seed=asked.seed, begin=job.finished,
+            seed=asked.seed, begin=job.finished,
             at_once=runner.limits.max_edits_per_job if self.paint else 1, hold_boxes=self.paint is not None,
         )  # fmt: skip
         if isinstance(asked, VideoJob):
-            edit, size = asked.edit, (info.width, info.height)
-            frames = edited(editor, video, edit, self._targets(editor), options, monitor)
+            edits, size = video_edits(asked, job.traits), (info.width, info.height)
+            faces = self._targets(editor, edits)
+            named = [replace(one, targets={t: faces[t, name] for t, name in one.targets.items()}) for one in edits]
+            frames = edited(editor, video, named, options, monitor)  # type: ignore[arg-type]
         else:
-            edit, size, frames = self._animated(editor, video, asked, options)
-        samples = Samples(editor, info.shown_frames)
-        for times, data in self._encoded_pieces(frames, folder, size, info.fps, samples, marked=not edit.is_nothing):
-            rows = {str(track): _rows(kept, edit, editor) for track, kept in samples.kept.items()}
+            one, size, frames = self._animated(editor, video, asked, options)
+            edits = [one]
+        samples, marked = Samples(editor, info.shown_frames), not all(one.edit.is_nothing for one in edits)
+        for times, data in self._encoded_pieces(frames, folder, size, info.fps, samples, marked=marked):
+            rows = {str(t): _rows(kept, samples.edits[t], editor) for t, kept in samples.kept.items()}
             samples.kept.clear()
             piece = Piece(times, rows, f"{len(pieces):06d}-{secrets.token_hex(4)}.mp4")
             self.store.store.publish(self.store.part(job, piece.file), data)
@@ -196,7 +199,7 @@ class _VideoRun:
         if monitor is not None:
             monitor.end()
         job.notes, job.rows, job.total = video.notes(), _mean_rows(pieces), job.finished
-        self._finish(pieces, edit, folder, size, info.fps, None if asked.silent else str(path))
+        self._finish(pieces, edit_record(edits), folder, size, info.fps, None if asked.silent else str(path))
 
     def _finished_pieces(self) -> list[Piece]:
         """The finished pieces from the first on, without a gap."""
@@ -205,10 +208,10 @@ class _VideoRun:
             pieces.append(Piece(**{"file": f"{len(pieces):06d}.mp4", **json.loads(self.store.store.read(name))}))
         return pieces
 
-    def _targets(self, editor: Editor) -> dict[Any, Face]:
-        """The face that each trait is copied from."""
-        files = self.store.files(self.job)
-        return {trait: self._target(editor, files[name], trait) for trait, name in self.job.traits.items()}
+    def _targets(self, editor: Editor, edits: Sequence[FaceEdit[str]]) -> dict[tuple[Trait, str], Face]:
+        """The face that each trait is copied from, by trait and hash of the picture."""
+        files, asked = self.store.files(self.job), {pair for one in edits for pair in one.targets.items()}
+        return {(trait, name): self._target(editor, files[name], trait) for trait, name in asked}
 
     def _target(self, editor: Editor, data: bytes, trait: str) -> Face:
         image = self.runner.decoders.picture(data, MAX_PIXELS)
@@ -219,7 +222,7 @@ class _VideoRun:
 
     def _animated(
         self, editor: Editor, video: VideoSource, asked: AnimationJob, options: VideoOptions
-    ) -> tuple[EditSpec, tuple[int, int], Iterator[EditedFrame]]:
+    ) -> tuple[FaceEdit[str], tuple[int, int], Iterator[EditedFrame]]:
         """The edit of an animation, the size of its frames, and the frames."""
         image = self.runner.decoders.picture(self.store.files(self.job)[self.job.picture], MAX_PIXELS)
         image = reduced(image, asked.max_side)
@@ -229,8 +232,9 @@ class _VideoRun:
         edit = replace(asked.edit, take=asked.edit.take | from_video)
         options = replace(options, smooth=asked.smooth, absolute=asked.absolute, neutral=asked.neutral)
         height, width = image.shape[:2]
-        frames = animated(editor, image, sources, video, edit, self._targets(editor), from_video, options)
-        return edit, (width, height), frames
+        one = FaceEdit[str](asked.face, edit, self.job.traits)  # type: ignore[arg-type]
+        targets = {trait: face for (trait, _), face in self._targets(editor, [one]).items()}
+        return one, (width, height), animated(editor, image, sources, video, edit, targets, from_video, options)
 
     def _encoded_pieces(
         self,
@@ -271,7 +275,13 @@ class _VideoRun:
                 yield times, path.read_bytes()
 
     def _finish(
-        self, pieces: list[Piece], edit: EditSpec, folder: Path, size: tuple[int, int], fps: float, sound: str | None
+        self,
+        pieces: list[Piece],
+        edits: dict[str, Any],
+        folder: Path,
+        size: tuple[int, int],
+        fps: float,
+        sound: str | None,
     ) -> None:
         job, store = self.job, self.store.store
         out = folder / f"out.{job.suffix}"
@@ -285,7 +295,7 @@ class _VideoRun:
         sources = {"source": job.clip} if is_video else {"source": job.picture, "driver": job.clip}
         record = {
             "request": job.id, "mark": f"{self._mark:08x}", "model": self.model, "seed": self.asked.seed, **sources,
-            "edit": edit.to_dict(), "from": job.traits,
+            **edits,
         }  # fmt: skip
         video = (folder / "clip").read_bytes()
         origins = [Origin(video)]

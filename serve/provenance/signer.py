@@ -22,7 +22,7 @@ class ResultSigner(C2paSigner):
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """Watermark, encode and sign an (H, W, 3) uint8 image."""
-        edit = {"source": edit_input.picture, "edit": edit_input.edit.to_dict(), "from": edit_input.traits}
+        edit = {"source": edit_input.picture, **edit_input.record()}
         source = edit_input.pictures.get(edit_input.picture)
         origins = [Origin(source)] if source else []
         record = {**output_options.record, **edit}

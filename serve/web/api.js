@@ -40,7 +40,8 @@ async function ask(path, options = {}) {
 // A request with pictures named by hash, or, with `files`, sent as multipart parts of those names.
 function post(body, files = null) {
   if (!files) return json(body);
-  const { picture, targets, ...rest } = body, form = new FormData();
+  const { picture, targets, faces, ...rest } = body, form = new FormData();
+  if (faces) rest.faces = faces.map(({ targets, ...one }) => one);
   for (const [name, file] of Object.entries(files)) form.append(name, file);
   form.append("request", JSON.stringify(rest));
   return { method: "POST", body: form, headers: {} };

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { element } from "./controls.js";
+import { FacePicker } from "./faces.js";
 import { LivePreview } from "./live_preview.js";
 import { clearNotice, withRetries, setStatus, showError, tooLarge, onReconnect, write } from "./notice.js";
 import { Panel } from "./panel.js";
@@ -31,7 +32,8 @@ async function analyse(file, what) {
 
 const viewer = new Viewer((index) => { tab.choose(index); changed(); });
 const panel = new Panel(changed, (file) => analyse(file, "source"));
-const preview = new LivePreview(panel, viewer);
+const picker = new FacePicker(get("faces"), (index) => { tab.choose(index); changed(); });
+const preview = new LivePreview(panel, viewer, picker);
 const parts = { panel, viewer, preview, analyse, service };
 const photo = new Photo(parts), video = new Video(parts, photo);
 let tab = photo;

@@ -6,28 +6,19 @@ import { claimStatus, withRetries, setPreviewStatus, showError, onReconnect } fr
 
 const MAX_SIDE = 1024;
 
-// The edited image: a photo, or a frame of a video.
-export class Subject {
-  constructor(file, analysis) {
-    const sizes = analysis.faces.map((face) => (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]));
-    Object.assign(this, { file, analysis, url: URL.createObjectURL(file), face: sizes.indexOf(Math.max(...sizes)) });
-  }
-  get numbers() { return this.analysis.faces[this.face].numbers; }
-  close() { URL.revokeObjectURL(this.url); }
-}
-
 export class LivePreview {
-  constructor(panel, viewer) {
-    Object.assign(this, { panel, viewer, subject: null, held: false, following: false, again: false, previous: "" });
+  constructor(panel, viewer, picker) {
+    Object.assign(this, { panel, viewer, picker, subject: null, held: false, following: false, again: false, previous: "" });
     onReconnect(() => this.changed());
   }
 
-  body() {
-    const { subject, panel } = this;
-    return { picture: { id: subject.analysis.picture }, face: subject.face, edit: panel.edit(), ...(panel.copied.length ? { targets: panel.targets } : {}) };
-  }
+  get subject() { return this.shown; }
+  set subject(subject) { this.shown = subject; this.picker.show(subject); }
+
+  body() { return { picture: { id: this.subject.analysis.picture }, ...this.subject.request()[0] }; }
 
   async changed() {
+    if (this.subject) { this.subject.keep(this.panel); this.picker.show(this.subject); }
     if (!this.subject || this.held) return;
     claimStatus();
     this.again = true;
@@ -37,7 +28,7 @@ export class LivePreview {
       while (this.again) {
         this.again = false;
         const { subject } = this;
-        if (this.panel.nothing) { this.viewer.show(subject.url, ""); setPreviewStatus("As photographed."); continue; }
+        if (!subject.edits.size) { this.viewer.show(subject.url, ""); setPreviewStatus("As photographed."); continue; }
         const began = performance.now(), body = { ...this.body(), max_side: this.side() };
         const { image, warnings } = await withRetries(() => this.sending((files) => api.preview(body, files)), setPreviewStatus);
         if (this.held || subject !== this.subject) continue;
@@ -52,8 +43,7 @@ export class LivePreview {
 
   // Name pictures by hash; if this replica of the service does not have one, send the files.
   async sending(work) {
-    const files = { picture: this.subject.file };
-    for (const [trait, source] of this.panel.copied) files[`target.${trait}`] = source.file;
+    const files = { picture: this.subject.file, ...this.subject.request()[1] };
     try { return await work(null); } catch (error) {
       if (error.slug !== "unknown-picture") throw error;
       return work(files);

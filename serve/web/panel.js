@@ -22,6 +22,9 @@ const PRESETS = {
 const OTHERS = { light_azimuth_deg: "Light, sideways", light_elevation_deg: "Light, height", exposure: "Exposure" };
 const number = (value) => typeof value === "number" && Number.isFinite(value);
 
+// True if a state of the panel changes nothing.
+export const isNothing = ({ edit, copied }) => !Object.keys(edit).some((name) => !["strength", "relative", "region"].includes(name)) && !copied.length;
+
 export class Panel {
   // `changed` is called after every change; `analyse` finds the faces of a file.
   constructor(changed, analyse) {
@@ -91,8 +94,8 @@ export class Panel {
   named(trait) { return TRAITS.find(([name]) => name === trait)[1]; }
   get expected() { return TRAITS.map(([trait]) => trait).filter((trait) => this.sources[trait].expected); }
   get copied() { return TRAITS.map(([trait]) => [trait, this.sources[trait]]).filter(([, source]) => source.id); }
-  get targets() { return Object.fromEntries(this.copied.map(([trait, source]) => [trait, { id: source.id }])); }
-  get nothing() { return !Object.keys(this.edit()).some((name) => !["strength", "relative", "region"].includes(name)) && !this.copied.length; }
+  get state() { return { edit: this.edit(), copied: this.copied.map(([trait, { id, file }]) => [trait, { id, file }]) }; }
+  get nothing() { return isNothing(this.state); }
   label(name) { return this.sliders.get(name)?.label ?? OTHERS[name] ?? name; }
   achieved(numbers) { for (const [name, slider] of this.sliders) slider.achieved(numbers?.[name] ?? null); }
 
@@ -141,6 +144,11 @@ export class Panel {
   }
 
   reset() { this.from(this.own); }
+
+  restore({ edit, copied }) {
+    this.apply(edit);
+    for (const [trait, source] of copied) this.setSource(trait, source);
+  }
 
   // ---- copying
 

@@ -1,7 +1,7 @@
 // Photo tab: open, edit, render, history of results.
 
 import * as api from "./api.js";
-import { Subject } from "./live_preview.js";
+import { Subject } from "./faces.js";
 import { clearNotice, withRetries, setStatus, showError } from "./notice.js";
 import { Results } from "./results.js";
 
@@ -13,6 +13,7 @@ export class Photo {
     Object.assign(this, { panel, viewer, preview, analyse, subject: null, painting: null });
     this.results = new Results(panel, (entry) => {
       preview.hold(true);
+      preview.picker.show(this.subject);
       viewer.show(entry.url, entry.result ? entry.label : "");
     });
     get("cancel").addEventListener("click", () => this.painting?.abort());
@@ -42,7 +43,7 @@ export class Photo {
     this.subject?.close();
     this.subject = new Subject(file, analysis);
     this.panel.from(this.subject.numbers);
-    this.results.begin(this.subject.url);
+    this.results.begin(this.subject);
     this.preview.hold(false);
     this.enter();
     const { length } = analysis.faces;
@@ -53,9 +54,8 @@ export class Photo {
   moved() { this.results.leave(); }
 
   choose(index) {
-    this.subject.face = index;
+    this.subject.choose(index, this.panel);
     this.viewer.choose(index);
-    this.panel.from(this.subject.numbers);
   }
 
   async render({ model, seed, steps }) {
@@ -63,7 +63,7 @@ export class Photo {
     clearNotice();
     const abort = (this.painting = new AbortController());
     const request = { ...this.preview.body(), model: model || null, seed, ...(steps ? { steps } : {}), previews: 4, format: "png" };
-    const entry = { edit: request.edit, copied: this.panel.copied.map(([trait, { id, file }]) => [trait, { id, file }]), of: this.subject };
+    const entry = { edits: new Map(this.subject.edits), of: this.subject };
     get("render").disabled = true;
     get("progress").hidden = false;
     this.progress({ phase: "look", step: 0, steps: 1 });

@@ -9,11 +9,12 @@ export class Results {
   // `recalled` is called with the entry that is shown.
   constructor(panel, recalled) { Object.assign(this, { panel, recalled, entries: [] }); }
 
-  begin(url) {
+  begin(subject) {
     for (const entry of this.entries.slice(1)) URL.revokeObjectURL(entry.url);
     this.entries = [];
     get("history").replaceChildren();
-    this.remember({ url, label: "Photograph", edit: {}, copied: [] });
+    this.subject = subject;
+    this.remember({ url: subject.url, label: "Photograph", edits: new Map() });
     this.leave();
   }
 
@@ -27,16 +28,15 @@ export class Results {
 
   get latest() { return this.entries.length - 1; }
 
-  // Show an entry; with `restore`, with its sliders.
+  // Show an entry; with `restore`, with its edits.
   recall(index, restore) {
     const entry = this.entries[index];
     if (restore) {
-      this.panel.reset();
-      this.panel.apply(entry.edit);
-      for (const [trait, source] of entry.copied) this.panel.setSource(trait, source);
+      this.subject.edits = new Map(entry.edits);
+      this.subject.show(this.panel);
     }
     this.select(index);
-    showAchieved(this.panel, entry.result);
+    showAchieved(this.panel, entry.result, [...entry.edits.keys()].sort((a, b) => a - b), this.subject.face);
     const list = get("history"), item = list.children[index]; // after the table changed the layout
     list.scrollLeft = item.offsetLeft - (list.clientWidth - item.offsetWidth) / 2;
     const link = get("download");
@@ -61,20 +61,27 @@ export function remarks(warnings) {
   return (warnings ?? []).flat().map(({ text, holds }) => [text, ...Object.entries(holds).map((one) => `It would hold for ${range(one)}.`)].join(" "));
 }
 
-// Fill the table of asked and achieved values for the first face; null hides it.
-export function showAchieved(panel, result) {
-  const asked = result?.asked[0] ?? {}, got = result?.achieved[0];
+// Fill the table of asked and achieved values; null hides it. `faces`: numbers of the edited faces, `chosen`: that of
+// the face in the panel.
+export function showAchieved(panel, result, faces = [], chosen = 0) {
+  const many = result?.asked.length > 1, place = Math.max(0, faces.indexOf(chosen));
   get("achieved").hidden = !result;
-  panel.achieved(got);
+  panel.achieved(result?.achieved[place]);
   if (!result) return;
-  get("achieved-rows").replaceChildren(...Object.entries(asked).map(([name, value]) => {
+  get("achieved-rows").replaceChildren(...result.asked.flatMap((asked, n) => [
+    ...(many ? [element("tr", {}, element("th", { colspan: 4, scope: "rowgroup", class: "foot" }, `Face ${(faces[n] ?? n) + 1}`))] : []),
+    ...rowsOf(panel, asked, result.achieved[n])]));
+  const none = !result.asked.some((asked) => Object.keys(asked).length), lost = !result.achieved.every(Boolean);
+  get("achieved-warnings").replaceChildren(...remarks(result.warnings).map((text) => element("li", {}, text)));
+  get("achieved-foot").textContent = none ? "Nothing was changed." : lost ? "No face was found in the result, so nothing could be measured." : "Measured on the result. The bar is the difference.";
+}
+
+function rowsOf(panel, asked, got) {
+  return Object.entries(asked).map(([name, value]) => {
     const unit = name.endsWith("_deg") ? "°" : "", now = got?.[name];
     const text = (v) => (v == null ? "–" : `${v.toFixed(unit ? 1 : 2).replace("-", "−")}${unit}`);
     const gauge = element("i", { class: "gauge" });
     gauge.style.setProperty("--off", now == null ? 0 : Math.min(1, Math.abs(now - value) / FULL_SCALE[unit]));
     return element("tr", {}, element("th", { scope: "row" }, panel.label(name)), element("td", { class: "number" }, text(value)), element("td", { class: "number" }, text(now)), element("td", {}, now == null ? "" : gauge));
-  }));
-  const none = !Object.keys(asked).length;
-  get("achieved-warnings").replaceChildren(...remarks(result.warnings).map((text) => element("li", {}, text)));
-  get("achieved-foot").textContent = none ? "Nothing was changed." : got ? "Measured on the result. The bar is the difference." : "No face was found in the result, so nothing could be measured.";
+  });
 }

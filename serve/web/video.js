@@ -1,7 +1,7 @@
 // Video tab: the clip, a live preview of the current frame, and jobs that edit the whole clip.
 
 import * as api from "./api.js";
-import { Subject } from "./live_preview.js";
+import { Subject } from "./faces.js";
 import { Jobs } from "./jobs.js";
 import { clearNotice, withRetries, setStatus, showError, tooLarge, write } from "./notice.js";
 import { showAchieved } from "./results.js";
@@ -94,7 +94,7 @@ export class Video {
     const file = new File([blob], "frame.jpg", { type: "image/jpeg" });
     const analysis = await this.analyse(file, "frame");
     this.frame?.close();
-    this.frame = analysis && new Subject(file, analysis);
+    this.frame = analysis && new Subject(file, analysis, this.frame);
     this.arrange();
   }
 
@@ -137,9 +137,8 @@ export class Video {
   }
 
   choose(index) {
-    this.subject.face = index;
+    this.subject.choose(index, this.panel);
     this.viewer.choose(index);
-    this.panel.from(this.subject.numbers, true);
   }
 
   // ---- playing
@@ -174,10 +173,12 @@ export class Video {
     clearNotice();
     const { mode, panel, subject } = this, animation = mode === "animation";
     const many = subject?.analysis.faces.length > 1;
-    const request = { kind: mode, edit: panel.edit(), model: model || null, seed, ...(steps ? { steps } : {}), ...(many ? { face: subject.face } : {}) };
-    const files = { clip: this.file, ...(animation ? { picture: this.photo.subject.file } : {}) };
-    for (const [trait, source] of panel.copied) files[`target.${trait}`] = source.file;
-    if (!animation && panel.nothing) { setStatus("No changes yet: the video would stay as it is."); return; }
+    subject?.keep(panel);
+    const own = [{ edit: panel.edit(), ...(many ? { face: subject.face } : {}) }, Object.fromEntries(panel.copied.map(([trait, { file }]) => [`target.${trait}`, file]))];
+    const [asked, targets] = many && !animation ? subject.request() : own;
+    const request = { kind: mode, model: model || null, seed, ...(steps ? { steps } : {}), ...asked };
+    const files = { clip: this.file, ...(animation ? { picture: this.photo.subject.file } : {}), ...targets };
+    if (!animation && (many ? !subject.edits.size : panel.nothing)) { setStatus("No changes yet: the video would stay as it is."); return; }
     this.sending = true;
     this.hint();
     setStatus("Uploading the video …");

@@ -9,7 +9,7 @@ import pytest
 
 from rigface.conditions import Composer
 from rigface.editor import Editor
-from rigface.edits import EditSpec, LightEdit
+from rigface.edits import EditSpec, FaceEdit, LightEdit
 from rigface.errors import BadCheckpoint, BadEdit, MissingAsset, NoFace
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
@@ -81,6 +81,23 @@ def test_unchanged_pixels_keep_their_values(editor, photo):
     outside = changed.copy()
     outside[y0 - 40 : y1 + 40, x0 - 40 : x1 + 40] = False
     assert not outside.any()
+
+
+def test_each_face_has_its_own_edit(editor, two):
+    edits = [FaceEdit("all", EditSpec(light=LightEdit(azimuth_deg=70))), FaceEdit(0, EditSpec(yaw_deg=12))]
+    out = editor.edit(two, edits)
+    assert out.faces == [1, 0]  # the rest of `all` comes first, as its edit does
+    assert out.edits == [edits[0].edit, edits[1].edit]
+    assert [sorted(row) for row in out.asked] == [
+        ["exposure", "light_azimuth_deg", "light_elevation_deg"], ["pitch_deg", "roll_deg", "yaw_deg"],
+    ]  # fmt: skip
+    assert out.achieved[1]["yaw_deg"] == pytest.approx(12, abs=5)
+    alone = editor.edit(two, EditSpec(yaw_deg=12), face=0, measure=False).image
+    half = two.shape[1] // 2 - 60
+    assert np.array_equal(out.image[:, :half], alone[:, :half])
+    assert not np.array_equal(out.image[:, half:], two[:, half:])
+    with pytest.raises(BadEdit, match="face largest: another edit has it"):
+        editor.edit(two, [FaceEdit(1, EditSpec(yaw_deg=3)), FaceEdit("largest", EditSpec(yaw_deg=4))])
 
 
 def test_large_photograph_keeps_pixels_outside_the_change(editor, photo, monkeypatch):

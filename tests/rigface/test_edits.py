@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, FaceEdit, LightEdit, face_edits, record_of
 
 number = lambda low, high: st.floats(low, high, allow_nan=False)  # noqa: E731
 lights = st.builds(
@@ -72,3 +72,23 @@ def test_is_nothing_is_true_for_an_empty_edit():
     assert EditSpec(yaw_deg=10, strength=0).is_nothing
     assert not EditSpec(yaw_deg=0).is_nothing
     assert EditSpec(take={"pose"}).needs_target
+
+
+def test_edits_of_several_faces_round_trip_through_json():
+    edits = [FaceEdit(0, EditSpec(yaw_deg=10)), FaceEdit("all", EditSpec(expression={"smile": 0.5}))]
+    assert face_edits(json.loads(json.dumps(record_of(edits)))) == edits
+    assert face_edits({"yaw_deg": 10}) == face_edits(record_of(edits[:1])) == [FaceEdit("largest", edits[0].edit)]
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ([], "edit: want an object"),
+        ({"faces": []}, "faces: want a list"),
+        ({"faces": [{"edit": {}}]}, "faces.0: want an object with face and edit"),
+        ({"faces": [{"face": 0}, {"face": 1, "edit": {"yaw_deg": 91}}]}, "faces.1.yaw_deg"),
+    ],
+)
+def test_bad_edit_of_one_face_of_several_is_refused_by_its_place(value, field):
+    with pytest.raises(ValueError, match=f"^{field}"):
+        face_edits(value)

@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 
 from rigface.editor import Editor
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, FaceEdit
 from rigface.face.geometry import alignment
 from rigface.types import Frame
 from rigface.video_editor import VideoOptions, VideoSource, edited
@@ -25,7 +25,7 @@ def noisy() -> list[Frame]:
 
 def test_what_a_turned_head_uncovers_flickers_no_more_than_the_clip(noisy):
     clip = VideoSource("", 25, lambda file, rate: iter(noisy))
-    shown = list(edited(Editor.load("preview"), clip, EditSpec(yaw_deg=25), {}, VideoOptions()))
+    shown = list(edited(Editor.load("preview"), clip, [FaceEdit(edit=EditSpec(yaw_deg=25))], VideoOptions()))
     face = shown[-1].faces[0][1]
     person = alignment.crop(face.mask, alignment.invert(face.frame_to_crop), 256) > 20
     changed = np.mean([np.abs(s.image.astype(int) - f.image).mean(2) for s, f in zip(shown, noisy)], axis=0)

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def services(face_worker, diffusion_worker):
 
 
 @pytest.fixture
+def two_faces(monkeypatch):
+    """The analyzer sees a second face, shifted to the right."""
+    real = StillSee.detector
+
+    def detector(self, image, **how):
+        found = real(self, image, **how)
+        return [*found, *(replace(one, box=one.box + np.float32([20, 0, 20, 0])) for one in found)]
+
+    monkeypatch.setattr(StillSee, "detector", detector)
+
+
+@pytest.fixture
 def client(services):
     from starlette.testclient import TestClient
 
@@ -112,7 +125,7 @@ def serve_jobs(services, tmp_path):
     `beside` keeps the earlier service of the same store running.
     """
     from contextlib import ExitStack
-    from dataclasses import fields, replace
+    from dataclasses import fields
 
     from starlette.testclient import TestClient
 

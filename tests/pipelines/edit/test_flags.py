@@ -1,14 +1,14 @@
 """Flags of an edit: values, precedence, errors that name the flag."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tyro
 
-from pipelines.edit.flags import EditFlags, parse_flags, save_edit
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
+from pipelines.edit.flags import EditFlags, parse_edits, parse_flags, save_edits, split_faces
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, FaceEdit, LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
 from rigface.image import encode_png
@@ -58,7 +58,7 @@ def test_flags_override_edit_file_one_by_one(tmp_path, picture):
     first = EditSpec(
         take={"pose"}, yaw_deg=30, expression={"smile": 1, "blink": 0.3}, light=LightEdit(azimuth_deg=90, ambient=0.7)
     )
-    save_edit(tmp_path / "sub" / "e.json", first)
+    save_edits(tmp_path / "sub" / "e.json", [FaceEdit(edit=first)])
     spec, targets = parse_flags(
         flags(
             "--edit", str(tmp_path / "sub" / "e.json"), "--smile", "0.2", "--light-azimuth", "-10", "--target", picture
@@ -75,7 +75,7 @@ def test_flags_override_edit_file_one_by_one(tmp_path, picture):
 
 def test_saved_edit_is_read_again(tmp_path):
     spec, _ = parse_flags(flags("--pitch", "-9", "--light-colour", "1", "0.5", "0.2", "--strength", "0.7"))
-    save_edit(tmp_path / "e.json", spec)
+    save_edits(tmp_path / "e.json", [FaceEdit(edit=spec)])
     assert parse_flags(flags("--edit", str(tmp_path / "e.json")))[0] == spec
 
 
@@ -137,3 +137,25 @@ def test_photograph_is_refused_as_environment_map(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
     with pytest.raises(PlanError, match=r"--hdr .*a\.png: a panorama is twice as wide as high"):
         parse_flags(flags("--hdr", str(tmp_path / "a.png")))
+
+
+def test_flags_after_each_face_are_of_that_face(tmp_path):
+    words = "in.png --strength 0.5 --face 0 --yaw 10 --quick out.png --face=all --smile 0.5 --seed 3 --strength 1.2"
+    rest, faces = split_faces(words.split())
+    assert rest == ["in.png", "--strength", "0.5", "--quick", "out.png", "--seed", "3"]
+    own = parse_edits("largest", flags("--strength", "0.5"), faces)
+    expected = [
+        FaceEdit("0", EditSpec(yaw_deg=10, strength=0.5)),
+        FaceEdit("all", EditSpec(expression={"smile": 0.5}, strength=1.2)),
+    ]
+    assert own == expected
+    save_edits(tmp_path / "e.json", own)
+    read = parse_edits("largest", flags("--edit", str(tmp_path / "e.json"), "--pitch", "4"))
+    assert read == [replace(one, edit=replace(one.edit, pitch_deg=4)) for one in expected]
+    with pytest.raises(PlanError, match="edits of several faces"):
+        parse_flags(flags("--edit", str(tmp_path / "e.json")))
+
+
+@pytest.mark.parametrize("words", ["in.png out.png --face 0 --yaw 10", "--face 0 --face 1 --help"])
+def test_words_with_one_face_or_help_are_left_whole(words):
+    assert split_faces(words.split()) == (words.split(), ())

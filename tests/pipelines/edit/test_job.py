@@ -1,5 +1,6 @@
 """Editing jobs: `rigface edit`, `animate`, `strip`, `sliders` on files, their output and errors."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -307,6 +308,23 @@ def test_video_without_face_leaves_no_file(tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_each_face_of_a_picture_gets_its_own_flags(folder, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    words = [folder / "two.png", "--face", 1, "--yaw", 10, "--face", 0, "--jaw-open", 0.5, "--quick", out]
+    assert run("edit", *words, "--save-edit", tmp_path / "e.json") == 0
+    image, was = decode(out.read_bytes()), decode((folder / "two.png").read_bytes())
+    half = was.shape[1] // 2
+    assert (image[:, :half] != was[:, :half]).any()
+    assert (image[:, half:] != was[:, half:]).any()
+    saved = json.loads((tmp_path / "e.json").read_bytes())["faces"]
+    assert saved == [{"face": "1", "edit": {"yaw_deg": 10.0}}, {"face": "0", "edit": {"expression": {"jaw_open": 0.5}}}]
+    assert run("edit", folder / "two.png", out, "--edit", tmp_path / "e.json", "--no-sign") == 0
+    text = capsys.readouterr().out
+    assert text.index("face 1") < text.index("yaw") < text.index("face 0") < text.index("expression.jaw_open")
+    assert run("edit", *words[:-2], "--face", "largest", "--smile", 1, out, "--quick") == 1
+    assert "another edit has it" in capsys.readouterr().err
+
+
 def test_only_coefficients_of_the_edit_are_smoothed():
     assert smoothed_fields(EditSpec()) == ()
     assert "head_rotation" in smoothed_fields(EditSpec(yaw_deg=3))
@@ -321,7 +339,7 @@ def test_only_coefficients_of_the_edit_are_smoothed():
 def test_chosen_face_stays_with_its_track(folder, editor):
     """The left person is chosen as the largest; later the right one is larger, and the edit stays on the left."""
     face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
-    follow = TrackedFaces(editor, "largest", (), 25)
+    follow = TrackedFaces(editor, ["largest"], (), 25)
     for i, share in enumerate(np.linspace(0.85, 1.15, 5)):
         wall = np.full((480, 900, 3), 150, np.uint8)
         for left, scale in ((0, 1 / share), (450, share)):
@@ -329,6 +347,18 @@ def test_chosen_face_stays_with_its_track(folder, editor):
             wall[: len(person), left : left + person.shape[1]] = person
         ((_, seen),) = follow(Frame(wall, i, i / 25))
         assert seen.box[0] < 400
+
+
+def test_each_of_two_faces_keeps_its_choice(folder, editor):
+    """The right face is missing for a frame, and comes back."""
+    face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
+    follow = TrackedFaces(editor, ["1", "0"], (), 25)
+    for i, shown in enumerate([(0, 1), (0,), (0, 1)]):
+        wall = np.full((len(face), 700, 3), 150, np.uint8)
+        for place in shown:
+            wall[:, 350 * place : 350 * place + 300] = face
+        seen = follow(Frame(wall, i, i / 25))
+        assert [follow.choices[track] for track, _ in seen] == [[1, 0], [1], [1, 0]][i]
 
 
 def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):

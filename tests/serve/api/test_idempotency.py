@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rigface.edits import FaceEdit
 from serve.api.idempotency import KEEP_S, IdempotencyCache
 from serve.problems import ApiError
 from tests.serve.conftest import listening, run
@@ -140,7 +141,7 @@ def test_kept_edit_has_its_result_but_not_its_source(services, png):
     name = picture_id(png)
     asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")
     editing = EditRunner(services, GatewayMetrics())
-    plan = editing.plan(asked, EditInput(name, asked.edit, {name: png}), "image/png", OPEN, "1")
+    plan = editing.plan(asked, EditInput(name, (FaceEdit(edit=asked.edit),), {name: png}), "image/png", OPEN, "1")
     done = run(editing.run(plan))
     assert (done.data[:4], done.plan.edit_input.picture) == (b"\x89PNG", name)
     assert done.plan.edit_input.pictures == {}

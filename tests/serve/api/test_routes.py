@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from rigface.image import decode, encode_png
+from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import EditPipeline
 from serve.limits import Limits
 from serve.security.api_keys import KeyRing, add
@@ -72,6 +73,40 @@ def test_stream_has_each_step_and_ends_with_the_result(client, png):
     assert sum("preview" in s for s in steps) == 2  # the last one is the result
     assert events[-1][0] == "event: result"
     assert json.loads(events[-1][1])["model"] == "tiny"
+
+
+def test_each_face_has_its_own_edit_and_targets(client, services, png, two_faces):
+    services.audit_log = (told := []).append
+    picture = encode_png(np.roll(decode(png), 5, axis=0))  # not analysed before
+    other = encode_png(decode(png)[::-1].copy())
+    faces = [{"face": 1, "edit": {"yaw_deg": 12}}, {"edit": {}, "face": "all"}, {"face": 0}]
+    body = {"request": (None, json.dumps({"faces": faces, "model": "tiny", "steps": 1}))}
+    files = {"picture": ("a.png", picture), "faces.2.target.light": ("b.png", other), **body}
+    answer = client.post("/v1/edits", files=files, headers={"Accept": "application/json"})
+    assert answer.status_code == 200, answer.text
+    asked = answer.json()["asked"]
+    assert [sorted(row) for row in asked] == [
+        ["pitch_deg", "roll_deg", "yaw_deg"], ["exposure", "light_azimuth_deg", "light_elevation_deg"],
+    ]  # fmt: skip
+    assert told[0]["faces"] == [
+        {"face": 1, "edit": {"yaw_deg": 12}, "from": {}},
+        {"face": 0, "edit": {"take": ["light"]}, "from": {"light": picture_id(other)}},
+    ]
+    assert not np.array_equal(decode(base64.b64decode(answer.json()["image"])), decode(picture))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"faces": [{"face": 0}], "edit": {"yaw_deg": 3}}, "give the edits of several faces, or face and edit"),
+        ({"faces": [{"edit": {"yaw_deg": 91}}]}, "faces.0.edit: yaw_deg"),
+        ({"faces": [{"edit": {"take": ["pose"]}}]}, "faces.0.edit.take: pose needs a target"),
+        ({"faces": [{"edit": {"yaw_deg": 3}}, {"edit": {"yaw_deg": 4}}]}, "another edit has it"),
+    ],
+)
+def test_bad_edits_of_several_faces_are_named(client, png, more, says):
+    answer = client.post("/v1/preview", files={"picture": ("a.png", png), "request": (None, json.dumps(more))})
+    assert says in problem(answer, 422, "bad-request")
 
 
 def test_each_trait_can_have_its_own_target(client, png):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, FaceEdit
 from rigface.profile import ConditionSpec
 from rigface.types import Conditions
 from serve.app import DiffusionWorkerDeployment, FaceWorkerDeployment
@@ -141,7 +141,7 @@ def test_running_edit_survives_shutdown_of_application(pool, png):
     away = threading.Thread(target=serve.delete, args=("pool",))
 
     async def edit(seed):
-        edit_input = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
+        edit_input = EditInput(name, (FaceEdit(edit=EditSpec(yaw_deg=5 + seed)),), {name: png})
         steps, result = 0, None
         options = SamplingOptions(seed=seed, steps=20)
         edit = ModelEdit(edit_input, OutputOptions(), "first", options, previews=0, timeout_s=60.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, FaceEdit
 from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.provenance import watermark
@@ -19,7 +19,7 @@ from serve.provenance.signer import ResultSigner
 from serve.security.audit_log import AuditLog, check
 from tests.serve.conftest import photo, run
 
-EDIT_INPUT = EditInput("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
+EDIT_INPUT = EditInput("sha256:" + "0" * 64, (FaceEdit(edit=EditSpec(yaw_deg=5)),))
 BITS = 0xC0FFEE11
 
 
@@ -124,7 +124,7 @@ def declared(data, kind):
 )
 def test_manifest_declares_actions_and_source_type(signer, model, edit, second, made_by):
     source = encode_png(textured(6))
-    edit_input = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
+    edit_input = EditInput("sha256:0", (FaceEdit(edit=EditSpec.from_dict(edit)),), {"sha256:0": source})
     active, actions, _ = declared(
         signer(textured(7), edit_input, OutputOptions("png", {"mark": "1", "model": model})), "image/png"
     )
@@ -141,7 +141,7 @@ def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
     source = bytearray(ResultSigner(tmp_path)(textured(8), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
-    edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+    edit_input = EditInput("sha256:0", (FaceEdit(edit=EditSpec(yaw_deg=3)),), {"sha256:0": bytes(source)})
     signed = signer(textured(9), edit_input, OutputOptions("webp", {"mark": "1"}))
     verified = signer.verify(signed)
     assert (verified.manifest, verified.record["edit"]) == ("trusted", {"yaw_deg": 3})
@@ -159,7 +159,7 @@ def test_damaged_manifest_of_source_never_stops_an_edit(signer):
     for at in random.integers(begin, begin + 6000, 24):
         source = bytearray(intact)
         source[at : at + 3] = random.bytes(3)
-        edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+        edit_input = EditInput("sha256:0", (FaceEdit(edit=EditSpec(yaw_deg=3)),), {"sha256:0": bytes(source)})
         signed = signer(textured(9, 96), edit_input, OutputOptions("png", {"mark": "1"}))
         assert signer._manifest(signed)[0] == "trusted", at
 
@@ -299,7 +299,7 @@ def test_abandoned_stream_is_audited_with_last_preview(services, signer, tmp_pat
     services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), AuditLog(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
     edit_input, editing = (
-        EditInput(picture_id(source), asked.edit, {picture_id(source): source}),
+        EditInput(picture_id(source), (FaceEdit(edit=asked.edit),), {picture_id(source): source}),
         EditRunner(services, GatewayMetrics()),
     )
 

@@ -47,6 +47,34 @@ def test_photo_is_previewed_rendered_compared_and_kept_in_history(page, url, por
     assert {f"{url}v1/{name}" for name in ("models", "reconstruct", "preview", "edits")} <= set(asked)
 
 
+def test_each_face_keeps_its_own_edit(page, two_faces, face_worker, tmp_path, monkeypatch):
+    from selenium.webdriver.common.keys import Keys
+
+    picture = tmp_path / "two.png"
+    picture.write_bytes(encode_png(photo(8, (120, 160))))
+    page.upload(picture)
+    page.wait_for_status("2 faces found")
+    faces = page["faces"].find_elements("tag name", "button")
+    assert [face.get_attribute("aria-label") for face in faces] == ["Face 1 of 2", "Face 2 of 2"]
+    page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT * 9)
+    page.wait_for_status("Preview in")
+    faces[1].click()
+    assert page["s-yaw_deg"].get_attribute("value") == "0"
+    page["s-pitch_deg"].send_keys(Keys.ARROW_RIGHT * 4)
+    page.until(lambda: "edited" in faces[1].get_attribute("aria-label"))
+    page["render"].click()
+    page.wait_for_status("Rendered in")
+    rows = [row.text for row in page["achieved-rows"].find_elements("tag name", "tr")]
+    assert [row for row in rows if row.startswith("Face")] == ["Face 1", "Face 2"]
+    assert rows[1].startswith("Turn 9.0°")
+    assert any(row.startswith("Nod 4.0°") for row in rows[rows.index("Face 2") :])
+    page["history"].find_elements("tag name", "button")[0].click()
+    assert faces[0].get_attribute("aria-label") == "Face 1 of 2"
+    page["history"].find_elements("tag name", "button")[1].click()
+    faces[0].click()
+    assert page["s-yaw_deg"].get_attribute("value") == "9"
+
+
 def test_page_loads_from_this_service_only_without_console_errors(page, url):
     page.check_loaded_only_from(url)
 
@@ -134,7 +162,7 @@ def test_every_trait_can_be_copied(page, portrait, face_worker, tmp_path, monkey
         page.until(lambda: "Looking" not in page["status"].text)
         card.find_element("css selector", "input").send_keys(str(other))
         page.until(lambda card=card: card.find_elements("css selector", ".source.on"))
-    page.until(lambda: asked and asked[-1].edit.take == set(get_args(Trait)))
+    page.until(lambda: asked and asked[-1].edits[0].edit.take == set(get_args(Trait)))
 
 
 def test_replica_without_the_photo_is_sent_its_bytes(browser, face_worker, diffusion_worker, portrait, tmp_path):
@@ -199,7 +227,7 @@ def test_busy_service_is_retried_and_lost_service_reconnected(page, portrait, fa
         offline(False)
     page.until(lambda: not page["notice"].is_displayed())
     page.wait_for_status("Preview in")
-    assert asked[-1].edit.yaw_deg == 2
+    assert asked[-1].edits[0].edit.yaw_deg == 2
 
 
 def test_photo_is_edited_on_ray_serve_with_real_models(browser, service, fixtures, tmp_path):

@@ -84,7 +84,7 @@ def test_preset_keeps_fields_without_a_control(page, portrait, face_worker, tmp_
     page["preset-file"].send_keys(str(given))
     page.wait_for_notice("mood")
     page.until(lambda: asked)
-    assert asked[-1].edit == EditSpec.from_dict(WHOLE)  # nothing is copied as long as there is no photo
+    assert asked[-1].edits[0].edit == EditSpec.from_dict(WHOLE)  # nothing is copied as long as there is no photo
     assert "Angles are relative to the pose" in page["extra"].text
     assert "cheekPuff 0.4" in page["extra"].text
     assert "choose the photo" in page["sources"].find_elements("css selector", ".source")[4].text
@@ -93,7 +93,7 @@ def test_preset_keeps_fields_without_a_control(page, portrait, face_worker, tmp_
     page.until(saved.exists)
     assert json.loads(saved.read_text()) == WHOLE | {"take": ["pose", "identity"]}
     page["extra"].find_element("css selector", "[aria-label='Remove: Angles are relative to the pose']").click()
-    page.until(lambda: not asked[-1].edit.relative)
+    page.until(lambda: not asked[-1].edits[0].edit.relative)
     page["reset"].click()
     page.wait_for_status("As photographed")
     assert not page["extra-group"].is_displayed()
@@ -107,7 +107,7 @@ def test_late_preview_keeps_a_later_status(page, portrait, face_worker, tmp_path
     async def slow(edit_input, *more):
         await asyncio.sleep(0.5)
         result = await real(edit_input, *more)
-        ended.append(edit_input.edit.yaw_deg)
+        ended.append(edit_input.edits[0].edit.yaw_deg)
         return result
 
     page.upload(portrait)
