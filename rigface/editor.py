@@ -344,7 +344,7 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec, source: FacePara
         out |= {f"{name}_deg": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees)}
     for name in edit.expression:
         out[name] = (
-            expression_amount(params, name, head) if source is None else asked_amount(source, params, name, head)
+            expression_amount(params, name, head) if source is None else asked_amount(source, params, name, edit, head)
         )
     if "light" in edit.take or edit.light is not None:
         x, y, z = light_direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()

@@ -4,8 +4,9 @@
 
 Portraits marked `ship = 1`, one a person, frontal, well read. Half of the people by a hash of their name serve the fit,
 the other half the check. A preview is drawn of each face for a range of amounts without a curve, and read again by the
-same reconstructor. A table has the median share of a change that is found; the check asks for a few numbers with the
-curves in force and prints the medians of what is read.
+same reconstructor. A table has the median share of a change that is found, of the jaw's by a line over the smile; the
+check asks for a few numbers with the curves in force and prints the medians of what is read, also of those who smile
+and of those who do not.
 """
 
 import argparse
@@ -22,12 +23,13 @@ from rigface.editor import Editor, numbers
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls import named_curves
-from rigface.face.controls.transfer import light_coefficients
+from rigface.face.controls.transfer import expression_amount, light_coefficients
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import decode
 from rigface.types import Face
 
 REACH = {"smile": 0.7, "jaw_open": 0.5}  # wanted change up to which a curve is straight; more would deform the face
+MOST = {"smile": 1.6, "jaw_open": 1.2}  # drawn for it; of more, faces are grotesque
 FLAT = (1.2, 0.15)  # up to this wanted change, hardly more is drawn: so much
 MAX_PX = 900  # of a picture's longer side
 DRAWN, AZIMUTHS = (0.0, 0.5, 1.0), (-80, -50, -25, 25, 50, 80)
@@ -76,6 +78,10 @@ def is_clear(face: Face) -> bool:
     return bool(face.confidence >= 0.6 and abs(yaw) <= 15 and abs(pitch) <= 25 and large)
 
 
+def smile_of(editor: Editor, face: Face) -> float:
+    return expression_amount(face.params, "smile", editor.analyzer.head)
+
+
 def read(editor: Editor, image: np.ndarray, face: Face, drawn: EditSpec, named: EditSpec) -> dict[str, float]:
     """The numbers of `named` that are found after an edit."""
     out, _ = editor.apply(image, face, editor.edited_params(face.params, drawn, {}))
@@ -92,8 +98,9 @@ def fit(editor: Editor, faces: list[tuple[np.ndarray, Face]]) -> None:
             for amount in DRAWN:  # axis by axis, which no curve touches
                 axes = {axis: share * amount for axis, share in NAMED_EXPRESSIONS[name].items()}
                 if seen := read(editor, image, face, EditSpec(expression=axes), named):
-                    changes.append((amount - own, seen[name] - own))
-        print(f"    {name!r}: {table(np.array(changes), reach)},")
+                    changes.append((amount - own, seen[name] - own, smile_of(editor, face)))
+        for smile in (0.0, named_curves.SMILE) if name in named_curves.SMILING else (None,):
+            print(f"    {name!r}: {table(np.array(changes), reach, MOST[name], smile)},  # smile: {smile}")
     by_angle = defaultdict(list)
     for image, face in faces:
         for angle in AZIMUTHS:
@@ -105,15 +112,19 @@ def fit(editor: Editor, faces: list[tuple[np.ndarray, Face]]) -> None:
     print(f"AZIMUTH = {((0.0, 0.0), *middle, (180.0, 180.0))}")
 
 
-def table(changes: np.ndarray, reach: float) -> tuple[tuple[float, float], ...]:
-    """(wanted, drawn) from (drawn, found) changes (N, 2).
+def table(changes: np.ndarray, reach: float, limit: float, smile: float | None) -> tuple[tuple[float, float], ...]:
+    """(wanted, drawn) from drawn and found changes and the face's smile (N, 3), for a smile or for all.
 
     What is found is a share of what is drawn, whatever the amount: one share for more, one for less of an expression.
     """
     knots = [(-named_curves.FAR, -named_curves.FAR), (0.0, 0.0), (named_curves.FAR, named_curves.FAR)]
     for sign in (-1, 1):
-        drawn, found = changes[sign * changes[:, 0] > LARGE].T
-        most = round(float(reach / np.median(found / drawn)), 2)
+        drawn, found, smiles = changes[sign * changes[:, 0] > LARGE].T
+        share = np.median(found / drawn)
+        if smile is not None and sign == 1:
+            line = np.polyfit(np.clip(smiles, 0, named_curves.SMILE), found / drawn, 1)
+            share = np.polyval(line, smile)
+        most = min(round(float(reach / share), 2), limit)
         knots += [(sign * reach, sign * most), (sign * FLAT[0], round(sign * (max(most, FLAT[0]) + FLAT[1]), 2))]
     return tuple(sorted(knots))
 
@@ -121,11 +132,15 @@ def table(changes: np.ndarray, reach: float) -> tuple[tuple[float, float], ...]:
 def check(editor: Editor, faces: list[tuple[np.ndarray, Face]]) -> None:
     """Print asked numbers and the medians read, curves in force."""
     for edit in CHECKED:
-        seen = [found for image, face in faces if (found := read(editor, image, face, edit, edit))]
         name = next(iter(edit.expression), "light_azimuth_deg")
         asked = edit.expression.get(name, edit.light and edit.light.azimuth_deg)
-        values = np.array([found[name] for found in seen])
-        print(f"{name} {asked}: read {np.median(values):.2f} (quartiles {np.percentile(values, (25, 75)).round(2)})")
+        seen = [(smile_of(editor, f), found[name]) for i, f in faces if (found := read(editor, i, f, edit, edit))]
+        smiles, values = np.array(seen).T
+        apart = [np.median(values[(smiles > named_curves.SMILE / 2) == smiling]) for smiling in (False, True)]
+        print(
+            f"{name} {asked}: read {np.median(values):.2f} (quartiles {np.percentile(values, (25, 75)).round(2)}), "
+            f"faces at rest {apart[0]:.2f}, smiling {apart[1]:.2f}"
+        )
 
 
 def main() -> None:

@@ -263,7 +263,7 @@ def achieved(
                 named.append(name)
     for name in named:
         now = np.nan if measured is None else expression_amount(measured, name, head)
-        asked = asked_amount(wanted if source is None else source, wanted, name, head)
+        asked = asked_amount(wanted if source is None else source, wanted, name, edit, head)
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
     if "light" in edit.take or edit.light is not None:
         goal_light = describe_light(wanted.light, unit)

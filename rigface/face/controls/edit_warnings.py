@@ -100,7 +100,7 @@ def _too_much(face: Face, drawn: FaceParams, edit: EditSpec, head: HeadSpec) -> 
     for name in edit.expression:
         least, most = reach(name, head)
         own = expression_amount(face.params, name, head)
-        asked = asked_amount(face.params, drawn, name, head) - own
+        asked = asked_amount(face.params, drawn, name, edit, head) - own
         if not least - 0.05 <= asked <= most + 0.05:
             limits = (round(own + least, 2), round(own + most, 2))
             text = f"More than {limits[1]:.1f} of {name} would deform this face, so less is drawn than asked."

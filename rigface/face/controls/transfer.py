@@ -112,20 +112,29 @@ def expression_amount(params: FaceParams, name: str, head: HeadSpec) -> float:
 
 def drawn_edit(source: FaceParams, edit: EditSpec, head: HeadSpec) -> EditSpec:
     """The edit whose preview of this face shows what `edit` asks for, by the curves of `named_curves.py`."""
-    drawn = dict(edit.expression)
+    drawn, smile = dict(edit.expression), _smile(source, edit, head)
     for name in set(drawn) & set(named_curves.EXPRESSIONS):
         own = expression_amount(source, name, head)
-        drawn[name] = float(np.clip(own + named_curves.drawn_change(name, drawn[name] - own, head), *EXPRESSION_RANGE))
+        change = named_curves.drawn_change(name, drawn[name] - own, head, smile)
+        drawn[name] = float(np.clip(own + change, *EXPRESSION_RANGE))
     light = edit.light
     if light is not None and light.sh is None:
         light = replace(light, azimuth_deg=named_curves.drawn_azimuth(light.azimuth_deg, head))
     return replace(edit, expression=drawn, light=light)
 
 
-def asked_amount(source: FaceParams, wanted: FaceParams, name: str, head: HeadSpec) -> float:
-    """How much of a named expression an edit asked for that turned `source` into `wanted` by `drawn_edit`."""
+def asked_amount(source: FaceParams, wanted: FaceParams, name: str, edit: EditSpec, head: HeadSpec) -> float:
+    """How much of a named expression was asked for, by an edit that turned `source` into `wanted` by `drawn_edit`."""
     own, drawn = (expression_amount(params, name, head) for params in (source, wanted))
-    return own + named_curves.wanted_change(name, drawn - own, head) if name in named_curves.EXPRESSIONS else drawn
+    if name not in named_curves.EXPRESSIONS:
+        return drawn
+    return own + named_curves.wanted_change(name, drawn - own, head, _smile(source, edit, head))
+
+
+def _smile(source: FaceParams, edit: EditSpec, head: HeadSpec) -> float:
+    """How much the face smiles after an edit: as asked, or else as before."""
+    asked = edit.expression.get("smile")
+    return expression_amount(source, "smile", head) if asked is None else asked
 
 
 def _inside(region: str, head: HeadSpec) -> np.ndarray:
