@@ -13,6 +13,7 @@ Render styles, recorded in a checkpoint's config:
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from rigface.face.preview.warp import Previewer
 from rigface.face.rendering.renderer import Render, render
 from rigface.image import linear_to_srgb, resized
 from rigface.profile import ConditionSpec
-from rigface.types import Conditions, Face, FaceParams
+from rigface.types import Conditions, Detection, Face, FaceParams
 
 HOLE_GREY = 127  # grey where the person was removed from the background
 GREY_ALBEDO = 0.5  # reflectance of the grey head
@@ -44,7 +45,7 @@ class Composer:
 
     The open head has a face only, so the preview moves the photograph's hair and neck with it. Heads with a scalp and a
     neck (FLAME) are rendered whole, and the person after the edit is the rendered head; ValueError for the style
-    `texture` on one. MissingAsset if the profile's head is not on this machine.
+    `texture` on one. MissingAsset if the profile's head, or the network of identity vectors, is not on this machine.
     """
 
     def __init__(self, spec: ConditionSpec) -> None:
@@ -86,6 +87,7 @@ class Composer:
             background=cut_out_person(crop, mask, after, margin=self.spec.profile.margin),
             render=image if rendered is None else self._picture(rendered),
             expression_code=np.asarray(code, np.float32),
+            identity=self._vector(source) if self.spec.identity else None,
         )
         return Composed(conditions, image, after)
 
@@ -99,6 +101,23 @@ class Composer:
         preview = self.preview(face.crop, face.params, params, face.mask)
         assert preview.mask is not None  # a mask was given
         return preview.image, preview.mask
+
+    def _vector(self, source: Face) -> np.ndarray:
+        """(V,) float32 identity vector of a face; zeros, as where it was dropped in training, if it cannot be read."""
+        detection = Detection(source.box, source.landmarks, 1.0)
+        vector = self._identify(source.crop, detection)
+        return np.zeros(self._identify.width, np.float32) if vector is None else vector
+
+    @cached_property
+    def _identify(self) -> Any:
+        """The network of identity vectors."""
+        if self.spec.identity == "arcface":
+            from rigface.face.identity.arcface import ArcFace
+
+            return ArcFace()
+        from rigface.face.identity.dlib_embedding import DlibIdentity  # dlib is slow to import
+
+        return DlibIdentity()
 
     def _render(self, source: FaceParams, wanted: FaceParams) -> Render:
         assert self._head is not None

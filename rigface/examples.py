@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from rigface.image import decode
-from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
+from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, IdentityName, RenderStyle
 from rigface.schema import Column, markdown
 from rigface.types import Conditions, Example, HeadSpec
 
 EXAMPLES_VERSION = "examples/1"
 LATENTS_VERSION = "latents/1"
 CAPTION = "caption"  # files written before there were captions lack it
+IDENTITY = "identity_vector"  # of the source, in files whose spec names a network
+IDENTITY_WIDTH = {"dlib": 128, "arcface": 512}
 PICTURES = ("reference", "background", "render", "target")
 
 
@@ -38,16 +40,19 @@ class ExampleSpec:
     expression_field: ExpressionField  # the field of `FaceParams` that is the expression code
     expression_size: int  # its number of coefficients
     profile: FaceProfile = OWN  # how the faces were analysed and drawn
+    identity: IdentityName = ""  # network of the identity vectors of the sources; "": there are none
 
     @property
     def conditions(self) -> ConditionSpec:
         """The conditions of the rows."""
-        return ConditionSpec(self.style, self.size, self.expression_field, profile=self.profile)
+        return ConditionSpec(self.style, self.size, self.expression_field, profile=self.profile, identity=self.identity)
 
     def to_json(self) -> str:
         described = asdict(self)
         if self.profile == OWN:
             del described["profile"]
+        if not self.identity:
+            del described["identity"]
         return json.dumps(described)
 
     @staticmethod
@@ -120,7 +125,10 @@ def example_columns(expression_size: int) -> list[Column]:
 def examples_schema(spec: ExampleSpec) -> pa.Schema:
     """Arrow schema of the picture form."""
     metadata = {"rigface.schema": EXAMPLES_VERSION, "rigface.examples": spec.to_json()}
-    return pa.schema([(c.name, c.type) for c in example_columns(spec.expression_size)], metadata=metadata)
+    columns = [(c.name, c.type) for c in example_columns(spec.expression_size)]
+    if spec.identity:
+        columns.append((IDENTITY, pa.list_(pa.float32(), IDENTITY_WIDTH[spec.identity])))
+    return pa.schema(columns, metadata=metadata)
 
 
 def latent_columns(numbers: int) -> list[Column]:
@@ -147,13 +155,19 @@ def latents_schema(spec: ExampleSpec, latents: LatentSpec) -> pa.Schema:
 
 
 def examples_of(table: pa.Table) -> Example:
-    """The rows of a table of the picture form as one batch (N,), numpy; ValueError if a picture is null."""
+    """The rows of a table of the picture form as one batch (N,), numpy; ValueError if a picture is null.
+
+    A column of identity vectors becomes part of the conditions; readers leave it out for models that read none.
+    """
     for name in PICTURES:
         if table[name].null_count:
             raise ValueError(f"{name}: {table[name].null_count} rows have no picture; read the latents instead")
     pictures = {name: np.stack([decode(cell) for cell in table[name].to_pylist()]) for name in PICTURES}
     target = pictures.pop("target")
-    return Example(Conditions(**pictures, expression_code=numbers_of(table, "expression_code")), target)
+    numbers = {"expression_code": numbers_of(table, "expression_code")}
+    if IDENTITY in table.column_names:
+        numbers["identity"] = numbers_of(table, IDENTITY)
+    return Example(Conditions(**pictures, **numbers), target)
 
 
 def numbers_of(table: pa.Table, name: str) -> np.ndarray:

@@ -46,7 +46,7 @@ class ModelEditor:
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:
-            last = self._last = (name, self.pipe.encode_reference(conditions.reference))
+            last = self._last = (name, self.pipe.encode_reference(conditions.reference, conditions.identity))
         return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, reference_tokens=last[1], **self._sampling)
 
 

@@ -16,6 +16,7 @@ DetectorName = Literal["mediapipe", "insightface"]
 ParserName = Literal["selfie", "colours", "bisenet", "segformer"]
 RenderStyle = Literal["albedo", "texture", "shape"]
 ExpressionField = Literal["expression", "bfm_expression"]
+IdentityName = Literal["", "dlib", "arcface"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ConditionSpec:
     expression_field: ExpressionField = "expression"  # field of `FaceParams` that is the expression code
     detail: bool = False  # the model changes the render and leaves its detail alone; matters for pasting only
     profile: FaceProfile = field(default_factory=FaceProfile)
+    identity: IdentityName = ""  # network of the source's identity vector; "": the model reads none
 
     def __post_init__(self) -> None:
         for name, known in _choices(type(self)).items():

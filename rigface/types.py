@@ -224,6 +224,7 @@ class Conditions:
     background: Array  # (*batch, S, S, 3) uint8: the photograph with the person cut out
     render: Array  # (*batch, S, S, 3) uint8: the edited head, in the style that the checkpoint's config names
     expression_code: Array  # (*batch, E) float32: the edited expression, in the space that the config names
+    identity: Array | None = None  # (*batch, V) float32: identity vector of the source, if the config asks for one
 
     def __post_init__(self) -> None:
         want = tuple(self.reference.shape)
@@ -234,10 +235,10 @@ class Conditions:
                 raise ValueError(
                     f"Conditions.{name}: want {want} like the reference, got {tuple(getattr(self, name).shape)}"
                 )
-        if tuple(self.expression_code.shape[:-1]) != want[:-3]:
-            raise ValueError(
-                f"Conditions.expression_code: want (*{want[:-3]}, E), got {tuple(self.expression_code.shape)}"
-            )
+        for name in ("expression_code", "identity"):
+            numbers = getattr(self, name)
+            if numbers is not None and tuple(numbers.shape[:-1]) != want[:-3]:
+                raise ValueError(f"Conditions.{name}: want (*{want[:-3]}, width), got {tuple(numbers.shape)}")
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -245,8 +246,9 @@ class Conditions:
         return tuple(self.reference.shape[:-3])
 
     def map(self, fn: Callable[[Array], Array]) -> Conditions:
-        """Apply `fn` to every field: `conditions.map(lambda a: a[None])`."""
-        return Conditions(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
+        """Apply `fn` to every field that is not None: `conditions.map(lambda a: a[None])`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Conditions(**{name: None if value is None else fn(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, eq=False)

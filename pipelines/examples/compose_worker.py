@@ -19,7 +19,7 @@ from pipelines.examples.layout import parquet_bytes, part_path
 from pipelines.examples.pair_plan import PlannedExample, StagingBank, parts_behind
 from rigface import schema
 from rigface.conditions import Composer
-from rigface.examples import ExampleSpec, examples_schema
+from rigface.examples import IDENTITY, ExampleSpec, examples_schema
 from rigface.face.controls.mirror import code_mirror
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_jpeg, encode_png
@@ -110,6 +110,7 @@ class ComposeUnit:
             "mask": mask,
             "expression_code": code.astype(np.float32),
             "caption": planned.caption,
+            **({} if conditions.identity is None else {IDENTITY: conditions.identity.tolist()}),
         }
 
 

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from pipelines.cluster.workers import Workers
 from pipelines.examples.split import HELD_OUT
+from rigface.profile import IdentityName
 from rigface.ranges import SEED, in_range
 
 
@@ -21,6 +22,9 @@ class PairSettings:
     extracted with --profile rigface."""
     style: Literal["", "texture", "albedo", "shape"] = ""
     """Style of the render: `texture` (the preview), `albedo` or `shape`. Default: that of the profile."""
+    identity: IdentityName = ""
+    """Network of identity vectors of the sources, for recipes that read them (`train --recipe ip_adapter`): dlib, or
+    the ArcFace of an InsightFace pack; empty: none."""
     size: int = 0
     """Side of the pictures in pixels; 0: that of the profile, 256 or 512."""
     pairs: int = 20_000  # Pairs of two frames, at most.

@@ -92,8 +92,8 @@ def _spec(settings: PairSettings, head: HeadSpec) -> ExampleSpec:
             f"{head.name!r}; extract them with --profile {settings.profile}"
         )
     if profile.expression_codes == "none":
-        return ExampleSpec(style, settings.size, head, "expression", head.expression, profile)
-    return ExampleSpec(style, settings.size, head, "bfm_expression", BFM_EXPRESSION, profile)
+        return ExampleSpec(style, settings.size, head, "expression", head.expression, profile, settings.identity)
+    return ExampleSpec(style, settings.size, head, "bfm_expression", BFM_EXPRESSION, profile, settings.identity)
 
 
 def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None]) -> PairPlan:

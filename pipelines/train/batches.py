@@ -21,7 +21,7 @@ from pipelines.train.augmentation import augmented
 from pipelines.train.config import TrainConfig
 from pipelines.train.ray_reader import read_with_ray
 from rigface.errors import PlanError
-from rigface.examples import CAPTION, PICTURES, LatentSpec, examples_of, numbers_of
+from rigface.examples import CAPTION, IDENTITY, PICTURES, LatentSpec, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.text import TextEncoder
@@ -52,6 +52,8 @@ class Batches:
             )
         model_setup.check(state.loaded, state.spec, self._latent)
         columns = ["expression_code", *(f"{name}_latents" if self._latent else name for name in PICTURES)]
+        if state.loaded.config.identity:
+            columns.append(IDENTITY)
         self._caption_encoder = CaptionEncoder.of(state.loaded, schema, state.device)
         if self._caption_encoder is not None:
             columns.append(CAPTION)
@@ -99,6 +101,8 @@ class Batches:
             torch.from_numpy(numbers_of(table, n)).reshape(-1, *shape).to(device) for n in names
         )
         code = torch.from_numpy(numbers_of(table, "expression_code")).to(device)
+        if IDENTITY in table.column_names:
+            reference = torch.from_numpy(numbers_of(table, IDENTITY)).to(device)
         return LatentExample(LatentConditions(background, render, code, reference=reference), target)
 
 

@@ -47,9 +47,13 @@ class TrainConfig:
     autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
     recipe: RecipeName = "rigface"
-    """The way to personalise the model, and so what is trained and how it is stored. rigface: all of
-    both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention: those and the
-    attention layers; lora: those and low-rank layers."""
+    """The way to personalise the model (docs/recipes.md): what is trained, which conditions it sees, how it is stored.
+
+    rigface: all of both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention:
+    those and the attention layers; lora: those and low-rank layers. Beside a frozen denoiser: controlnet, t2i (render
+    and background), ip_adapter (an identity vector)."""
+    recipe_weights: str = ""
+    """Folder or file in the recipe's own format to begin from, such as an IP-Adapter FaceID; empty: begin anew."""
     lora_rank: int = 16  # Of low-rank layers.
 
     steps: int = 70_000

@@ -65,7 +65,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     micro_batches = list(range(backend.rank, config.micro_batches, backend.world))
     passes = math.ceil(config.micro_batches / backend.world)
     batches = Batches(config, source, parts, state, micro_batches)
-    validation = Validation(config, source, backend, state.loaded.config.profile)
+    validation = Validation(config, source, backend, state.loaded.config)
     began, numbers = time.monotonic(), {"step": float(state.step)}
     skipped = in_a_row = 0
     if state.step == 0 and state.step < config.steps:

@@ -22,13 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from pipelines.examples.layout import autoencoder_place
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.examples import ExampleSpec, LatentSpec
+from rigface.examples import IDENTITY_WIDTH, ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
-from rigface.model.checkpoint_folder import is_sd15
+from rigface.model.checkpoint_folder import folder_of, is_sd15
 from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig, Process, is_released
 from rigface.model.number_format import autocast_dtype
-from rigface.model.recipes.protocol import Checkpoint, ConditionedModel
+from rigface.model.recipes.protocol import Checkpoint, ConditionedModel, RecipeOptions
 from rigface.model.stable_diffusion import load_vae
 from rigface.model.unets import build, network
 from rigface.profile import FaceProfile
@@ -47,6 +47,16 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     elif spec is not None and loaded.config.head is None:
         loaded.config = replace(loaded.config, head=spec.head)
     return loaded
+
+
+def options(config: TrainConfig, spec: ExampleSpec) -> RecipeOptions:
+    """Settings of the recipe; MissingAsset, PlanError, StorageGone: see `folder_of`."""
+    return RecipeOptions(
+        rank=config.lora_rank,
+        weights=folder_of(config.recipe_weights) if config.recipe_weights else None,
+        identity=spec.identity,
+        identity_width=IDENTITY_WIDTH.get(spec.identity, 0),
+    )
 
 
 def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
@@ -127,6 +137,10 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
     if own.head is not None and (own.head.name, own.head.version) != (spec.head.name, spec.head.version):
         problems.append(
             f"the head {spec.head.name} {spec.head.version}, the model was made for {own.head.name} {own.head.version}"
+        )
+    if own.identity and own.identity != spec.identity:
+        problems.append(
+            f"identity vectors of {spec.identity!r}, the model reads {own.identity!r} (rigface pair --identity)"
         )
     if latents is not None:
         if latents.channels != loaded.model.latent_channels:

@@ -10,7 +10,7 @@ from pipelines.examples.pair import pair
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.model.model_config import ModelConfig, config_of
+from rigface.model.model_config import READS_IDENTITY, ModelConfig, config_of
 from rigface.profile import PROFILES
 from rigface.storage.store import Store
 
@@ -40,6 +40,7 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
         pairs=count,
         relit=count // 3,
         held_out_fraction=0.0 if few_people else HELD_OUT,
+        identity="dlib" if config.recipe in READS_IDENTITY else "",
     )
     pair(PairConfig(config.examples, pairs, settings), say)
     if config.augment or config.start == "tiny":

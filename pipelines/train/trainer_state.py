@@ -26,7 +26,7 @@ from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.model import number_format
 from rigface.model.ema import Average
-from rigface.model.recipes.protocol import Checkpoint, Recipe, RecipeOptions, recipe_of
+from rigface.model.recipes.protocol import Checkpoint, Recipe, recipe_of
 
 
 class TrainerState:
@@ -35,7 +35,7 @@ class TrainerState:
     def __init__(self, config: TrainConfig, spec: ExampleSpec, backend: Backend, device: torch.device) -> None:
         self.config, self.spec, self.backend, self.device = config, spec, backend, device
         self.recipe: Recipe = recipe_of(config.recipe)
-        self.loaded: Checkpoint = self.recipe.build(model_setup.load(config, spec), RecipeOptions(config.lora_rank))
+        self.loaded: Checkpoint = self.recipe.build(model_setup.load(config, spec), model_setup.options(config, spec))
         self.loaded.config = replace(self.loaded.config, recipe=config.recipe)
         if config.output_scale != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(

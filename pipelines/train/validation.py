@@ -23,13 +23,13 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
 from pipelines.train.trainer_state import TrainerState
 from rigface.evaluation.estimator import Estimate, FaceEstimator
-from rigface.examples import examples_of
+from rigface.examples import IDENTITY, examples_of
 from rigface.image import to_image, to_tensor
 from rigface.metrics.gain import gain
 from rigface.metrics.geometry import distances, stack
 from rigface.model.latents import decode, encode_conditions, lost_detail
+from rigface.model.model_config import ModelConfig
 from rigface.model.sampling import SamplingBatch, SamplingState, seeded
-from rigface.profile import OWN, FaceProfile
 from rigface.storage.store import Store
 from rigface.types import DLIB_SAME_PERSON, Example
 
@@ -40,11 +40,11 @@ COLUMNS = ("reference", "background", "render", "target", "expression_code", "ex
 
 
 class Validation:
-    """The validation of one run; `profile` is the model's, with which faces are measured."""
+    """The validation of one run; faces are measured with the profile of the `model`."""
 
-    def __init__(self, config: TrainConfig, source: Store, backend: Backend, profile: FaceProfile = OWN) -> None:
-        self._config, self._backend, self._profile = config, backend, profile
-        self._table = _chosen(source, config.validation_examples)
+    def __init__(self, config: TrainConfig, source: Store, backend: Backend, model: ModelConfig) -> None:
+        self._config, self._backend, self._profile = config, backend, model.profile
+        self._table = _chosen(source, config.validation_examples, [IDENTITY] if model.identity else [])
         self._estimator: FaceEstimator | None = None
         self._estimates: dict[str, list[Estimate | None]] = {}
 
@@ -110,7 +110,7 @@ def _face_numbers(faces: Sequence[tuple[Estimate, Estimate, Estimate]]) -> dict[
     return numbers
 
 
-def _chosen(source: Store, count: int) -> pa.Table | None:
+def _chosen(source: Store, count: int, more: list[str]) -> pa.Table | None:
     """Rows of split `test`, people in turns, larger turns first; the same in every run. None if there are none.
 
     Pairs of two photographs only, if there are any: the preview can undo its own staging of a source, which no model
@@ -123,7 +123,7 @@ def _chosen(source: Store, count: int) -> pa.Table | None:
         return None
     rows = [row for row in rows if row.kind == "pair"] or rows
     chosen = held_out.in_turns(rows, lambda row: (-min(row.delta_pose_deg, MAX_TURN_DEG), row.example))[:count]
-    return pa.concat_tables([source.table(r.part, list(COLUMNS)).slice(r.row, 1) for r in chosen]).combine_chunks()
+    return pa.concat_tables([source.table(r.part, [*COLUMNS, *more]).slice(r.row, 1) for r in chosen]).combine_chunks()
 
 
 def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:

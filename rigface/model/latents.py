@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class LatentConditions:
     background: Tensor  # (B, 4, h, w) unscaled
     render: Tensor  # (B, 4, h, w) unscaled
     expression_code: Tensor  # (B, E)
-    reference: Tensor | None = None  # (B, 4, h, w) unscaled; None if there are reference tokens
+    reference: Tensor | None = None  # (B, 4, h, w) unscaled, or (B, V) identity vectors; None if there are tokens
     text: Tensor | None = None  # (B, L, D) prompt embedding, or None for the model's default
 
     @property
@@ -108,7 +108,8 @@ def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: boo
     names = ("background", "render", "reference")[: 3 if reference else 2]
     latents = _encode_uint8(vae, [getattr(conditions, name) for name in names])
     code = torch.as_tensor(conditions.expression_code, dtype=torch.float32, device=vae.device)
-    return LatentConditions(**dict(zip(names, latents)), expression_code=code)
+    encoded = LatentConditions(**dict(zip(names, latents)), expression_code=code)
+    return replace(encoded, reference=_person(vae, conditions, encoded.reference)) if reference else encoded
 
 
 def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
@@ -116,8 +117,15 @@ def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
     c = example.conditions
     background, render, reference, target = _encode_uint8(vae, [c.background, c.render, c.reference, example.target])
     code = torch.as_tensor(c.expression_code, dtype=torch.float32, device=vae.device)
-    conditions = LatentConditions(background, render, code, reference=reference)
+    conditions = LatentConditions(background, render, code, reference=_person(vae, c, reference))
     return LatentExample(conditions, target * vae.config["scaling_factor"])
+
+
+def _person(vae: AutoencoderKL, conditions: Conditions, reference: Tensor | None) -> Tensor | None:
+    """The reference of a model: the identity vectors (B, V) if the conditions have some, else latents."""
+    if conditions.identity is None:
+        return reference
+    return torch.as_tensor(conditions.identity, dtype=torch.float32, device=vae.device)
 
 
 def _encode_uint8(vae: AutoencoderKL, pictures: list[Array]) -> tuple[Tensor, ...]:

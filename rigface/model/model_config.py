@@ -11,13 +11,14 @@ from typing import Any, Literal, get_args
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.checkpoint_folder import CONFIG, REFINER_FORMAT, folder_of, is_sd15, read_json
-from rigface.profile import OWN, PROFILES, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
+from rigface.profile import OWN, PROFILES, ConditionSpec, ExpressionField, FaceProfile, IdentityName, RenderStyle
 from rigface.types import HeadSpec
 
 FORMAT = "rigface-model"
 VERSION = 1
-RecipeName = Literal["rigface", "frozen", "attention", "lora"]
+RecipeName = Literal["rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter"]
 """Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
+READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter",)  # recipes on identity vectors
 KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
 UPSTREAM_PROMPT = "A close up of a person."  # the one sentence that RigFace was trained on
 
@@ -55,6 +56,7 @@ class ModelConfig:
     prompt: str = ""  # text of the default text embedding; "" if there is none
     profile: FaceProfile = OWN  # how the faces were analysed and drawn; without one, in this project's own way
     recipe: RecipeName = "rigface"  # how it was trained, which says how it is stored
+    identity: IdentityName = ""  # network of the identity vectors that it reads in place of a reference; "": none
 
     def __post_init__(self) -> None:
         _ = self.conditions  # raises for an unknown style or field
@@ -64,7 +66,9 @@ class ModelConfig:
     @property
     def conditions(self) -> ConditionSpec:
         """The conditions that the model takes."""
-        return ConditionSpec(self.render_style, self.size, self.expression_field, self.detail, self.profile)
+        return ConditionSpec(
+            self.render_style, self.size, self.expression_field, self.detail, self.profile, self.identity
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""
@@ -72,7 +76,7 @@ class ModelConfig:
         if self.profile == OWN:
             del content["profile"]
         if self.recipe == "rigface":
-            del content["recipe"]  # as folders had it before there were recipes
+            del content["recipe"], content["identity"]  # as folders had it before there were recipes
         return content
 
     @staticmethod

@@ -156,11 +156,26 @@ class RigFacePipeline:
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
     @torch.no_grad()
-    def encode_reference(self, source: Pictures) -> ReferenceTokens:
-        """Reference tokens of a person; they depend on the picture alone, and may be cached by its content."""
+    def encode_reference(self, source: Pictures, identity: Any = None) -> ReferenceTokens:
+        """Reference tokens of a person; they depend on the picture alone, and may be cached by its content.
+
+        `identity` (V,) or (B, V) is the identity vector of the picture, for models whose config names a network.
+        """
+        if self.config.identity:
+            return self.model.encode_reference(self._vectors(identity))
         (latents,) = self._encode(_tensor(source))
         with self._amp():
             return self.model.encode_reference(latents)
+
+    def _vectors(self, identity: Any) -> Tensor:
+        """(B, V) identity vectors on the device; ValueError if there are none."""
+        if identity is None:
+            raise ValueError(
+                f"identity: this model reads identity vectors of {self.config.identity} in place of a picture; give "
+                "them, as `Conditions.identity` has them"
+            )
+        vectors = torch.as_tensor(identity, dtype=torch.float32, device=self.device)
+        return vectors[None] if vectors.ndim == 1 else vectors
 
     def sampling_batch(self) -> SamplingBatch:
         """An empty batch for states from `begin`."""
@@ -177,6 +192,7 @@ class RigFacePipeline:
         prompt: str | Sequence[str] | None = None,
         prompt_embeds: Tensor | None = None,
         reference_tokens: ReferenceTokens | None = None,
+        identity: Any = None,
         steps: int | None = None,
         scheduler: str | None = None,
         seed: int | Sequence[int] = 0,
@@ -196,7 +212,9 @@ class RigFacePipeline:
         batch = max(p.shape[0] for p in (pictures[0], pictures[1], code))
         self._check(pictures, code, batch)
         latents = self._encode(*pictures)
-        if reference_tokens is None:
+        if reference_tokens is None and self.config.identity:
+            reference_tokens = self.model.encode_reference(self._vectors(identity))
+        elif reference_tokens is None:
             with self._amp():
                 reference_tokens = self.model.encode_reference(latents[2])
         reference_tokens = reference_tokens.map(lambda t: t.to(self.device))
@@ -262,6 +280,7 @@ class RigFacePipeline:
             expression_code: (E,) or (B, E) floats, array or tensor.
             prompt, prompt_embeds: text, or (L, D) / (B, L, D); default: the checkpoint's default text.
             reference_tokens: from `encode_reference`.
+            identity: identity vectors of the source, see `encode_reference`.
             steps, scheduler: default: the checkpoint's own; names in `sampling.NOISE_SCHEDULERS`.
             seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
             generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them
@@ -296,6 +315,8 @@ class RigFacePipeline:
         c = conditions
         flat = [t.reshape(-1, *t.shape[-3:]) for t in (c.reference, c.background, c.render)]
         code = c.expression_code.reshape(-1, c.expression_code.shape[-1])
+        if c.identity is not None:
+            options = {"identity": c.identity.reshape(-1, c.identity.shape[-1]), **options}
         images = self(
             None if "reference_tokens" in options else flat[0], flat[1], flat[2], code, output="np", **options
         ).images

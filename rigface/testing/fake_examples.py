@@ -9,21 +9,24 @@ import colorsys
 import numpy as np
 import pyarrow as pa
 
-from rigface.examples import CAPTION, PICTURES, ExampleSpec, examples_schema
+from rigface.examples import CAPTION, IDENTITY, IDENTITY_WIDTH, PICTURES, ExampleSpec, examples_schema
 from rigface.image import encode_png
-from rigface.profile import RenderStyle
+from rigface.profile import IdentityName, RenderStyle
 from rigface.schema import column, table_of
 from rigface.types import HeadSpec
 
 HEAD = HeadSpec("fake", "0", shape=4, expression=52, albedo=3)  # as in the checkpoint `tiny`
 
 
-def spec(size: int = 32, style: RenderStyle = "albedo") -> ExampleSpec:
+def spec(size: int = 32, style: RenderStyle = "albedo", identity: IdentityName = "") -> ExampleSpec:
     """Settings of fake examples, which fit the checkpoint `tiny`."""
-    return ExampleSpec(style, size, HEAD, "expression", HEAD.expression)
+    return ExampleSpec(style, size, HEAD, "expression", HEAD.expression, identity=identity)
 
 
-def table(rows: int, seed: int = 0, size: int = 32, style: RenderStyle = "albedo", people: int = 8) -> pa.Table:
+def table(
+    rows: int, seed: int = 0, size: int = 32, style: RenderStyle = "albedo", people: int = 8,
+    identity: IdentityName = "",
+) -> pa.Table:  # fmt: skip
     """Rows of examples/ of `people` people; people of odd number are held out."""
     random = np.random.default_rng(seed)
     cells: dict[str, list[bytes]] = {name: [] for name in (*PICTURES, "mask")}
@@ -55,7 +58,10 @@ def table(rows: int, seed: int = 0, size: int = 32, style: RenderStyle = "albedo
         CAPTION: [None] * rows,
         "expression_code": column(random.normal(size=(rows, HEAD.expression)).astype(np.float32), HEAD.expression),
     }
-    return table_of(columns, examples_schema(spec(size, style)))
+    if identity:
+        vectors = np.random.default_rng(0).normal(size=(people, IDENTITY_WIDTH[identity])).astype(np.float32)
+        columns[IDENTITY] = column(vectors[person], IDENTITY_WIDTH[identity])
+    return table_of(columns, examples_schema(spec(size, style, identity)))
 
 
 def _disc(ground: np.ndarray, place: np.ndarray, hue: float | None) -> np.ndarray:

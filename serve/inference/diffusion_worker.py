@@ -164,7 +164,7 @@ class DiffusionWorker(DiffusionService):
         key = request.model, hashlib.sha256(conditions.reference.tobytes()).digest()
         tokens = self._reference_tokens.get(key)
         if tokens is None:
-            tokens = model.pipeline.encode_reference(conditions.reference)
+            tokens = model.pipeline.encode_reference(conditions.reference, conditions.identity)
             self._reference_tokens.put(key, tokens)
         state = model.pipeline.begin(
             None, conditions.background, conditions.render, conditions.expression_code,

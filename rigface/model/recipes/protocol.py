@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rigface.model.attention import ReferenceTokens
 from rigface.model.model_config import ModelConfig, RecipeName
 from rigface.model.text import TextEncoder
+from rigface.profile import IdentityName
 
 
 class ConditionedModel(nn.Module, ABC):
@@ -112,6 +113,9 @@ class RecipeOptions:
     """Settings of recipes in training; each reads its own."""
 
     rank: int = 16  # of low-rank layers
+    weights: Path | None = None  # of the recipe itself, in its own format, to begin from; None: anew
+    identity: IdentityName = ""  # network of the examples' identity vectors
+    identity_width: int = 0  # V of these
 
 
 class Recipe(Protocol):

@@ -1,6 +1,7 @@
 """Editing jobs: `rigface edit`, `animate`, `strip`, `sliders` on files, their output and errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,9 @@ from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.detection.mediapipe import MAX_FACES
 from rigface.image import decode
+from rigface.model import checkpoint
+from rigface.model.recipes.ip_adapter import IdentityModel
+from rigface.model.recipes.protocol import RecipeOptions, recipe_of
 from rigface.types import Frame
 from rigface.video.decode import read_frames
 from rigface.video_editor import TrackedFaces, retargeted, smoothed_fields
@@ -208,6 +212,18 @@ def test_model_edits_video(folder, tmp_path):
     how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
     assert len(list(read_frames(str(tmp_path / "out.mp4")))) == 8
+
+
+def test_recipe_on_identity_vectors_edits_an_image(folder, tmp_path, monkeypatch):
+    made = recipe_of("ip_adapter").build(checkpoint.tiny(), RecipeOptions(identity="dlib", identity_width=128))
+    made.config = replace(made.config, recipe="ip_adapter")
+    checkpoint.save(tmp_path / "model", made)
+    vectors, encode = [], IdentityModel.encode_reference
+    monkeypatch.setattr(IdentityModel, "encode_reference", lambda *a: vectors.append(a[1]) or encode(*a))
+    how = ("--checkpoint", tmp_path / "model", "--quick", "--steps", 1)
+    assert run("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, *how) == 0
+    assert vectors[0].shape == (1, 128)
+    assert 1.0 < vectors[0].norm() < 2.0  # as dlib's are
 
 
 def test_default_editor_is_named_in_hint(folder, tmp_path, capsys, mini, monkeypatch):

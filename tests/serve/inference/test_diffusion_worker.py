@@ -171,7 +171,7 @@ def test_reference_tokens_are_computed_once(diffusion_worker):
     calls = []
     model = diffusion_worker.pool.loaded["tiny"]
     inner = model.pipeline.encode_reference
-    model.pipeline.encode_reference = lambda picture: calls.append(1) or inner(picture)
+    model.pipeline.encode_reference = lambda *picture: calls.append(1) or inner(*picture)
     for seed in range(3):
         run(sampled(diffusion_worker, "tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
     del model.pipeline.encode_reference

@@ -1,0 +1,54 @@
+"""Fixtures: every recipe on a toy start."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rigface.model import checkpoint
+from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.recipes.protocol import Checkpoint, RecipeOptions, recipe_of
+
+WIDTH = 128  # of identity vectors
+OPTIONS = RecipeOptions(rank=2, identity="dlib", identity_width=WIDTH)
+
+
+@pytest.fixture(scope="session")
+def start_once() -> Checkpoint:
+    start = checkpoint.tiny()
+    start.model.default_text.normal_(generator=torch.Generator().manual_seed(1))  # zeros give text no gradient
+    return start
+
+
+@pytest.fixture
+def start(start_once) -> Checkpoint:
+    return copy.deepcopy(start_once)
+
+
+@pytest.fixture
+def built(start):
+    """A recipe's checkpoint in training, by name."""
+
+    def build(name: str, options: RecipeOptions = OPTIONS) -> Checkpoint:
+        torch.manual_seed(0)
+        made = recipe_of(name).build(start, options)
+        made.config = replace(made.config, recipe=name)
+        return made
+
+    return build
+
+
+@pytest.fixture
+def example():
+    """Two examples for a recipe: people as latents, or as identity vectors."""
+
+    def make(made: Checkpoint, seed: int = 0) -> LatentExample:
+        random = torch.Generator().manual_seed(seed)
+        background, render, target, reference = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(4))
+        code = torch.randn(2, made.model.expression_size, generator=random)
+        if made.config.identity:
+            reference = torch.randn(2, WIDTH, generator=random)
+        return LatentExample(LatentConditions(background, render, code, reference=reference), target)
+
+    return make

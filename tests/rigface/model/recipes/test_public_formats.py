@@ -1,0 +1,94 @@
+"""What a recipe trained is read by diffusers' own classes, and what others trained is read or refused here."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.adapter import T2IAdapter
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from rigface.errors import BadCheckpoint, PlanError
+from rigface.model.recipes import ip_adapter
+from rigface.model.recipes.protocol import recipe_of
+from tests.rigface.model.recipes.conftest import OPTIONS
+
+
+@pytest.fixture
+def trained(built, tmp_path):
+    """A recipe's model with other weights than at its start, and the folder of what is trained."""
+
+    def train(name):
+        made, folder = built(name), tmp_path / name
+        folder.mkdir()
+        with torch.no_grad():
+            for parameter in made.model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+        recipe_of(name).write_adapter(folder, made, made.model.state_dict())
+        return made.model, folder
+
+    return train
+
+
+def test_controlnet_is_diffusers_own(trained):
+    model, folder = trained("controlnet")
+    stock = ControlNetModel.from_pretrained(folder / "controlnet")
+    asked = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 7, 24), torch.randn(1, 8, 8, 8)
+    with torch.no_grad():
+        for own, read in zip(model.controlnet(*asked, return_dict=False)[0], stock(*asked, return_dict=False)[0]):
+            torch.testing.assert_close(read, own)
+
+
+def test_t2i_adapter_is_diffusers_own(trained):
+    model, folder = trained("t2i")
+    hint = torch.randn(1, 8, 8, 8)
+    with torch.no_grad():
+        pairs = zip(model.adapter(hint), T2IAdapter.from_pretrained(folder / "t2iadapter")(hint))
+        for own, read in pairs:
+            torch.testing.assert_close(read, own)
+
+
+def test_ip_adapter_is_loaded_by_diffusers_into_a_stock_unet(trained, start_once):
+    model, folder = trained("ip_adapter")
+    stock: UNet2DConditionModel = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
+    parts = {"image_proj": {}, "ip_adapter": {}}  # as `load_ip_adapter` reads them from the file
+    for name, tensor in load_file(folder / ip_adapter.FILE).items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    stock._load_ip_adapter_weights(parts, low_cpu_mem_usage=False)
+    latents, text, person = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 24), torch.randn(2, 128)
+    time = torch.tensor([5, 600])
+    with torch.no_grad():
+        own = model(latents, time, latents, latents, torch.zeros(2, 52), text=text, reference=person)
+        images = {"image_embeds": [person[:, None]]}
+        read = stock(latents, time, encoder_hidden_states=text, added_cond_kwargs=images, return_dict=False)[0]
+    torch.testing.assert_close(read, own)
+
+
+@pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter"])
+def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, name):
+    model, folder = trained(name)
+    again = built(name, replace(OPTIONS, weights=folder)).model.state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
+
+
+def test_weights_for_other_conditions_are_refused_with_the_reason(built, start_once, tmp_path):
+    unet = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
+    ControlNetModel.from_unet(unet).save_pretrained(tmp_path / "canny")
+    T2IAdapter(channels=[32, 64]).save_pretrained(tmp_path / "sketch")
+    clip = tmp_path / "plus.safetensors"
+    save_file({"image_proj.latents": torch.zeros(1, 16, 8)}, clip)
+    face_id = tmp_path / "faceid.safetensors"
+    save_file(ip_adapter.fresh(unet, 512), face_id)
+    for name, place, words in (
+        ("controlnet", tmp_path / "canny", "a picture of 3 channels in pixels"),
+        ("t2i", tmp_path / "sketch", "a picture of 3 channels in pixels"),
+        ("ip_adapter", clip, "CLIP's embeddings"),
+        ("ip_adapter", face_id, "vectors of 512 numbers, the examples' have 128"),
+    ):
+        with pytest.raises(BadCheckpoint, match=words):
+            built(name, replace(OPTIONS, weights=place))
+    with pytest.raises(PlanError, match="rigface pair --identity"):
+        built("ip_adapter", replace(OPTIONS, identity=""))
