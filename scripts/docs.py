@@ -29,6 +29,28 @@ def columns() -> dict[str, str]:
     }
 
 
+def study() -> dict[str, str]:
+    """Action units, and the columns of both tables of `rigface study`."""
+    import scaling_tables
+
+    from rigface import schema
+    from rigface.study import action_units, frame_columns, track_summary
+
+    measured = scaling_tables.result("study")["mirror"]
+    rows = []
+    for unit in action_units.ACTION_UNITS:
+        shapes = ", ".join(shape.removesuffix("Left") for shape in unit.shapes) or "gap of the inner lips"
+        mirror, asymmetry = (measured[name].get(unit.column) for name in ("score", "asymmetry"))
+        shown = ("" if value is None else f"{value:.2f}" for value in (mirror, asymmetry))
+        rows.append((str(unit.number), unit.name, shapes, *shown))
+    plain = [c for c in track_summary.TRACK_COLUMNS if not c.name.endswith(("_mean", "_sd")) or "speed" in c.name]
+    return {
+        "units": scaling_tables.table(("unit", "name in FACS", "scores, both sides", "mirror", "asymmetry"), rows),
+        "frames": schema.markdown(frame_columns.FRAME_COLUMNS),
+        "tracks": schema.markdown(plain),
+    }
+
+
 def problems() -> str:
     """Problem types that the service answers with."""
     import scaling_tables
@@ -72,6 +94,7 @@ def parts() -> dict[str, dict[str, str]]:
 
     return {
         "dataset.md": columns(),
+        "study.md": study(),
         "service.md": {"problems": problems()},
         "operations.md": {"keys": keys()},
         "scaling.md": scaling_tables.parts(),

@@ -19,6 +19,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "identities": ("datasets", "Cluster the faces of a dataset into persons"),
         "forecast": ("datasets", "Estimate time, bytes and cost of an extraction"),
     },
+    "Study": {
+        "study": ("studies", "Measure faces: action units, gaze, blinks, head velocity, by frame and track"),
+    },
     "Models": {
         "pair": ("learning", "Make training examples from a dataset"),
         "autoencoder": ("learning", "Fit a small autoencoder to a dataset"),

@@ -116,7 +116,7 @@ class Faces:
         for start, stop in _windows(groups):
             window = _Groups(*(a[start:stop] for a in groups))
             keys = set(window.key.tolist())
-            table = self._rows(window, columns)
+            table = self._rows(window, columns).combine_chunks()  # `take` of many chunks is slow
             encoded = table["uri"].combine_chunks().dictionary_encode()
             codes, uris = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
             order = np.argsort(codes, kind="stable")

@@ -1,0 +1,1 @@
+"""Measurements of a dataset's faces as tables: `rigface study`."""
