@@ -35,6 +35,12 @@ def machine() -> str:
         return platform.processor() or platform.machine()
 
 
+def peak_gb() -> float:
+    """Peak of this process's resident memory so far; that of the process which started it is not counted."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
 def environment() -> dict[str, Any]:
     """Machine, cores and commit, for a result."""
     return {"machine": machine(), "cores": os.cpu_count(), "commit": commit()}

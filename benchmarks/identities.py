@@ -18,7 +18,6 @@ Processor seconds of all threads, so that a busy machine disturbs little. Writes
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -121,10 +120,9 @@ def run(out: str) -> None:
             spent["clustering_s"] += time.process_time() - began
 
     identities.cluster_vectors = timed  # type: ignore[assignment]
-    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, before = time.process_time(), harness.peak_gb()
     report = identities.identify(Store(out))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    spent |= {"all_s": time.process_time() - began, "mb": (peak - before) / 1024}
+    spent |= {"all_s": time.process_time() - began, "gb": harness.peak_gb() - before}
     print(json.dumps(spent | {"tracks": report.tracks, "people": report.people, "added": report.added}))
 
 
@@ -145,7 +143,7 @@ def main() -> None:
     result["a million, extrapolated"] = {
         "core_hours": (clustering + rest) / 3600,
         f"minutes_on_{CORES}_cores": (clustering / CORES + rest) / 60,
-        "gb": first["mb"] * WANTED / TRACKS / 1024,
+        "gb": first["gb"] * WANTED / TRACKS,
         "limit_minutes": 60,
     }
     result |= harness.environment()

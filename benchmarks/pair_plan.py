@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -76,8 +75,7 @@ def plan(out: str) -> None:
 
     began = time.process_time()
     made = plan_pairs(Faces(out), PairSettings().resolved(), lambda words: print(words, file=sys.stderr))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    result = {"peak_gb": peak, "cpu_s": time.process_time() - began, "pairs": made.report.pairs}
+    result = {"peak_gb": harness.peak_gb(), "cpu_s": time.process_time() - began, "pairs": made.report.pairs}
     print(json.dumps(result | {"candidates": made.report.candidates, "examples": len(made.examples)}))
 
 

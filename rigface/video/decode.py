@@ -14,12 +14,15 @@ reading the chunks one by one yields what reading the whole yields, pixel for pi
 packets once, without decoding; if their stamps cannot be trusted it decodes instead, and chunks are then read from the
 start of the file. Only in a video with damage in its middle may the index of later frames differ: chunks count the
 lost frames, too.
+
+Samples that are sparse are read by `sparse_reader.py`, which decodes only what they need.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import ceil, floor
 
@@ -30,6 +33,7 @@ from rigface.types import Frame
 from rigface.video.demux import Source, open_video
 from rigface.video.frame_convert import FrameConverter
 from rigface.video.frame_reader import FrameReader, SeekMissed, Truncated, stream_seconds
+from rigface.video.sparse_reader import Untrusted, is_worth, sampled
 
 __all__ = ["Chunk", "Truncated", "VideoInfo", "plan_chunks", "probe_video", "read_frames"]
 
@@ -112,13 +116,22 @@ def read_frames(
     """
     _check(fps)
     chunk = chunk or Chunk(0, 0, None, None, 0)
+    last = -1
+    if fps is not None and (chunk.start_frame == 0 or chunk.start_pts is not None):
+        try:
+            for frame in _read_sparsely(file, fps, chunk, threads):
+                last = frame.index
+                yield frame
+            return
+        except (Untrusted, SeekMissed):  # every frame is decoded, then, and those given out are left out
+            pass
     if chunk.seek_s is not None:
         try:
-            yield from _read(file, fps, chunk, True, threads)
+            yield from (frame for frame in _read(file, fps, chunk, True, threads) if frame.index > last)
             return
         except SeekMissed:  # the seek went past the first frame, so nothing was given out yet: the long way
             pass
-    yield from _read(file, fps, chunk, False, threads)
+    yield from (frame for frame in _read(file, fps, chunk, False, threads) if frame.index > last)
 
 
 def _check(fps: float | None) -> None:
@@ -157,6 +170,20 @@ def _decoded_times(file: Source) -> Iterator[float]:
     with open_video(file) as (container, stream), suppress(Truncated):
         for _, time_s in FrameReader(container, stream).shown(None):
             yield time_s
+
+
+def _read_sparsely(file: Source, fps: float, chunk: Chunk, threads: int) -> Iterator[Frame]:
+    with open_video(file, threads) as (container, stream):
+        reader, convert, start = FrameReader(container, stream), FrameConverter(stream), None
+        if not is_worth(reader, fps):
+            raise Untrusted
+        if chunk.start_pts is not None and chunk.origin_pts is not None:
+            start = chunk.start_pts, chunk.start_frame, chunk.origin_pts
+        if start and chunk.seek_s is not None:
+            reader.seek(chunk.seek_s, start[0])
+        for frame, index, time_s in sampled(reader, partial(_slot, fps=fps), start, chunk.stop_slot):
+            yield Frame(convert(frame), index, time_s)
+        reader.report_holes()
 
 
 def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: int) -> Iterator[Frame]:

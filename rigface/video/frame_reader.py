@@ -44,9 +44,10 @@ class FrameReader:
         self.counts = container.format.name == "avi"  # which numbers its frames, dropped ones too, and has no stamps
         self._numbers: deque[int] = deque()  # of the packets decoded so far whose frames were not given out
         self._decoder = _alpha_decoder(stream)
+        self.is_plain = self._decoder is None and not self.counts  # decoded by the stream's own decoder, with stamps
         self.step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         self._must_start_by: int | None = None
-        self._damaged = self._ends_early = False
+        self._damaged = self._ends_early = self._at_hole = False
 
     def seek(self, seek_s: float, start_pts: int) -> None:
         """Go to the key frame at `seek_s`, from which the frame stamped `start_pts` can be reached.
@@ -88,26 +89,35 @@ class FrameReader:
         if self._ends_early or self._damaged:
             raise Truncated("data ends early" if self._ends_early else "data is damaged")
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
+    def packets(self) -> Iterator[av.Packet[VideoStream]]:
+        """Packets in the order of decoding, to be given to `decode` in turn; at the end one without content."""
         last: av.Packet[VideoStream] | None = None
-        at_hole = False
         try:
             for packet in self.container.demux(self.stream):
                 if not packet.size:  # the end
-                    self._ends_early = at_hole or self._is_cut_short(last)
-                    if at_hole:  # what the decoder still holds may refer to what is missing
+                    self._ends_early = self._at_hole or self._is_cut_short(last)
+                    if self._at_hole:  # what the decoder still holds may refer to what is missing
                         return
                 elif last is None:
                     self._check_start(packet)
                 last = packet if packet.size else last
-                decoded = self._decode(packet)
-                at_hole = decoded is None
-                if packet.size and packet.dts is not None and not at_hole:
-                    self._numbers.append(packet.dts)
-                self._damaged |= at_hole
-                yield from decoded or ()
+                yield packet
         except av.FFmpegError:  # the container itself breaks off
             self._ends_early = True
+
+    def decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
+        """The frames that this packet completes; None, and the hole is remembered, when it is broken."""
+        decoded = self._decode(packet)
+        self._at_hole = decoded is None
+        self._damaged |= self._at_hole
+        return decoded
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        for packet in self.packets():
+            decoded = self.decode(packet)
+            if packet.size and packet.dts is not None and decoded is not None:
+                self._numbers.append(packet.dts)
+            yield from decoded or ()
 
     def _check_start(self, packet: av.Packet[VideoStream]) -> None:
         """Without a key frame some decoders make up a picture, so nothing may be decoded from the wrong place."""
@@ -136,7 +146,6 @@ class FrameReader:
         return stream_seconds(last.pts, self.stream) + 1 < 3600 * h + 60 * m + s
 
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
-        """The frames that this packet completes; None when it is broken."""
         if packet.is_corrupt:  # the container knows that part is missing; some decoders would paint over it
             return None
         try:
