@@ -1,6 +1,7 @@
 """Fixtures for all tests. Tests pass without the shared data; those that need it skip."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -53,6 +54,17 @@ LONG_FILES = (
     "tests/test_released_weights.py", "tests/pipelines/cluster/test_submit.py", "tests/pipelines/train/test_loop.py",
     "tests/test_packaging.py", "tests/pipelines/extract/test_brought_weights.py",
 )  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """No search for garbage among the million objects of imported modules, neither now nor while tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
