@@ -32,6 +32,7 @@ from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
+HEALTH_CHECK_S = 2.0  # interval, so the time until a lost replica is replaced; Ray Serve's default is 10
 AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "downscale_delay_s": 120}
 
 
@@ -41,6 +42,7 @@ AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "dow
     max_queued_requests=128,
     autoscaling_config={**AUTOSCALING, "target_ongoing_requests": 12},
     ray_actor_options={"num_cpus": 1},
+    health_check_period_s=HEALTH_CHECK_S,
     health_check_timeout_s=60,
     graceful_shutdown_timeout_s=130,
 )
@@ -85,6 +87,7 @@ class FaceWorkerDeployment:
     max_queued_requests=128,
     autoscaling_config={**AUTOSCALING, "target_ongoing_requests": 8},
     ray_actor_options={"num_cpus": 1},
+    health_check_period_s=HEALTH_CHECK_S,
     health_check_timeout_s=60,
     graceful_shutdown_timeout_s=120,
 )
@@ -154,7 +157,11 @@ async def _loaded_model(model: str) -> str:
 
 
 @serve.deployment(
-    name="JobQueue", ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60
+    name="JobQueue",
+    max_ongoing_requests=64,
+    ray_actor_options={"num_cpus": 0.5},
+    health_check_period_s=HEALTH_CHECK_S,
+    graceful_shutdown_timeout_s=60,
 )
 @delegate("job_queue", JobService)
 class JobQueueDeployment:
@@ -183,6 +190,7 @@ class JobQueueDeployment:
     max_ongoing_requests=128,
     autoscaling_config={**AUTOSCALING, "target_ongoing_requests": 64},
     ray_actor_options={"num_cpus": 0.5},
+    health_check_period_s=HEALTH_CHECK_S,
     graceful_shutdown_timeout_s=130,
 )
 @serve.ingress()

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
-import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
+import av  # noqa: F401  (slow to import: not in the first unit's times)
 import cv2
 import numpy as np
 import pyarrow as pa
-import scipy.optimize  # noqa: F401
 
 from pipelines.extract import components
 from pipelines.extract.config import MODEL_FOLDERS, Settings

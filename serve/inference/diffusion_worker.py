@@ -18,11 +18,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rigface.face.head.heads import load_head
-from rigface.model.attention import ReferenceTokens
-from rigface.model.pipeline import RigFacePipeline
-from rigface.model.sampling import SamplingState
 from rigface.model_editor import check_head
 from rigface.profile import ConditionSpec
 from serve.content_cache import LruCache
@@ -32,6 +30,11 @@ from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.schemas import ModelInfo
 from serve.telemetry import metrics
+
+if TYPE_CHECKING:
+    from rigface.model.attention import ReferenceTokens
+    from rigface.model.pipeline import RigFacePipeline
+    from rigface.model.sampling import SamplingState
 
 
 class DiffusionWorker(DiffusionService):
@@ -65,6 +68,8 @@ class DiffusionWorker(DiffusionService):
         """A worker with checkpoints from disk."""
 
         def load_pipeline(checkpoint: str) -> RigFacePipeline:
+            from rigface.model.pipeline import RigFacePipeline  # six seconds, for those who have a model
+
             pipeline = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
             check_head(pipeline, load_head(pipeline.config.profile.head).spec)
             return pipeline

@@ -6,19 +6,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rigface.edits import PREVIEW
 from rigface.model.checkpoint_folder import folder_of, read_json, refiner_folder
 from rigface.model.model_config import ModelConfig
-from rigface.model.pipeline import RigFacePipeline
-from rigface.model.sampling import SamplingBatch, SamplingState
 from rigface.profile import ConditionSpec
 from serve.messages import SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.protocols import REFINER
 from serve.schemas import ModelInfo
 
-LoadPipeline = Callable[[str], RigFacePipeline]
+if TYPE_CHECKING:
+    from rigface.model.pipeline import RigFacePipeline
+    from rigface.model.sampling import SamplingBatch, SamplingState
+
+LoadPipeline = Callable[[str], "RigFacePipeline"]
 """Checkpoint folder or name -> pipeline."""
 
 ABOUT_PREVIEW = "The instant preview warps and relights the photograph itself; no network is used."

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
+from rigface.face.detection import tracking
 from rigface.face.detection.boxes import landmark_box
 from rigface.face.detection.tracking import Tracker, TrackSummary, join_tracks, number_tracks
 from rigface.types import Detection
@@ -133,6 +135,14 @@ def test_track_ids_are_unique_within_a_frame(present, random):
         ids = tracker.update(frame, seen)
         assert len(set(ids)) == len(ids) == len(present)
         assert all(i >= 0 for i in ids)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (3, 3), (2, 5)])
+def test_few_pairs_are_those_of_the_hungarian_method(shape):
+    costs = np.random.default_rng(0).uniform(0, 3, (20, *shape))
+    for cost in costs:
+        wanted = set(zip(*map(tuple, linear_sum_assignment(cost))))
+        assert set(zip(*map(tuple, tracking._cheapest_pairs(cost)))) == wanted
 
 
 def test_tracker_accepts_tiny_frames_and_faces_outside():
