@@ -13,6 +13,7 @@ import pytest
 
 from tests.infra.conftest import INFRA, find_object, rendered
 
+pytestmark = pytest.mark.slow  # its parser takes three seconds
 FILES = sorted((INFRA / "aws" / "terraform").glob("*.tf"))
 
 

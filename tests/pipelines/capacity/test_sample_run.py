@@ -56,6 +56,7 @@ def test_share_of_run_units_is_printed():
     assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in text
 
 
+@pytest.mark.slow
 def test_sample_is_run_and_leaves_no_output(tmp_path):
     for i in range(4):
         fakes.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)

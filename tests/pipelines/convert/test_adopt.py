@@ -45,6 +45,7 @@ def assert_adopted(dataset: FaceDataset, finished: Path, root: Path) -> None:
     assert inputs_of(out).equals(with_uris_from(inputs_of(finished), root))
 
 
+@pytest.mark.slow
 def test_adopted_dataset_continues_at_another_place_without_work(dataset, finished, zoo, silent, tmp_path):
     assert adopt.adopt(dataset.store, str(zoo) + "/") == 8
     assert_adopted(dataset, finished, zoo)

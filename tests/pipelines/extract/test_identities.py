@@ -91,6 +91,7 @@ def test_pass_killed_between_objects_is_continued(copy, monkeypatch):
     assert sorted(map(sorted, groups[0].values())) == sorted(map(sorted, groups[1].values()))
 
 
+@pytest.mark.slow
 def test_names_stay_after_videos_are_added(copy, zoo, silent, tmp_path):
     before, parts = names(copy), mtimes(copy, "faces", "identities")
     more = tmp_path / "more"

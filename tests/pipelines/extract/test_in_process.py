@@ -39,6 +39,7 @@ def test_rows_are_those_of_ray_to_the_last_bit(ray_cluster, silent, tmp_path):
     assert inputs_of(tmp_path / "here").equals(inputs_of(tmp_path / "on ray"))
 
 
+@pytest.mark.slow
 def test_job_in_this_process_imports_no_ray(zoo, tmp_path):
     """And torch is not in the process that starts it on Ray."""
     words = ["extract", str(zoo / "short.mp4"), str(tmp_path / "out"), "--preset", "debug", "--log-format", "json"]
@@ -99,6 +100,7 @@ def test_named_workers_are_started(flags, wanted, monkeypatch):
     assert [config.in_process for config in ran] == [wanted]
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_one_sentence(zoo, silent, tmp_path, monkeypatch):
     def full(self, unit):
         raise OSError(28, "No space left on device", part_path(unit.unit_id))

@@ -134,6 +134,7 @@ def test_second_run_does_nothing_and_starts_no_ray(finished, zoo, silent, monkey
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} == before
 
 
+@pytest.mark.slow
 def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_path):
     out, more = tmp_path / "out", tmp_path / "more"
     shutil.copytree(finished, out)
@@ -150,6 +151,7 @@ def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_pa
     assert len(new) == 14  # none of the six frames of the first content
 
 
+@pytest.mark.slow
 def test_deleted_objects_are_made_again_and_foreign_files_stay(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -170,6 +172,7 @@ def faces_of_parquet(out):
     return faces_of(out)
 
 
+@pytest.mark.slow
 def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
@@ -265,9 +268,10 @@ def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(
     assert inputs_of(tmp_path / "out").equals(inputs_of(finished))
 
 
+@pytest.mark.slow
 def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
     """As with millions of inputs: three at a time, the plans of two in memory, and the units of few."""
-    for name, limit in (("WINDOW", 3), ("SLICE", 2), ("GROUP_UNITS", 3)):
+    for name, limit in (("WINDOW", 3), ("SLICE", 2), ("GROUP_UNITS", 6)):  # each group starts a decoder process
         monkeypatch.setattr(planning, name, limit)
     out = tmp_path / "out"
     summary = extract(debug((str(zoo),), str(out)), silent)
@@ -344,6 +348,7 @@ def test_survey_follows_a_changed_storage_endpoint(zoo, bucket, monkeypatch):
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_long_video_that_crashes_the_decoder_becomes_a_row(zoo, silent, tmp_path, monkeypatch):
     """It has as many units as would stop the job if each crash counted."""
     folder, out, tries = tmp_path / "in", tmp_path / "out", tmp_path / "tries"

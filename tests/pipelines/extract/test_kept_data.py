@@ -95,6 +95,7 @@ def test_forget_removes_all_of_an_input(dataset, zoo):
         dataset.forget([uri])
 
 
+@pytest.mark.slow
 def test_retry_repairs_units_that_broke_off(dataset, finished, zoo, silent):
     """A unit with some faces and a reading error is not finished for `--retry-errors`."""
     uri = str(zoo / "short.mp4")
