@@ -3,7 +3,7 @@
 Path: FaceStatistics, InputStatistics -> cards -> `report.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -97,19 +97,24 @@ def quality(faces: FaceStatistics) -> list[Card]:
     ]
 
 
-def people(faces: FaceStatistics, thumbs: Mapping[str, str]) -> list[Card]:
+class SeenPerson(NamedTuple):
+    """One of the most seen persons: the name, the number of frames, a small face as a data URI."""
+
+    name: str
+    frames: int
+    thumb: str
+
+
+def people(faces: FaceStatistics, seen: Sequence[SeenPerson]) -> list[Card]:
     """Frames by person, the expressions that vary most, frames per person."""
     noun, nouns = ("identity", "identities") if faces.with_identity else ("track", "tracks")
-    top = faces.most_seen(SHOWN_PEOPLE)
-    counts = [(name, person.frames) for name, person in top]
     rows = [
-        Bar(name, n, f"{n:,}", f"{name}: {n:,} frames ({share(n, faces.ok)})", face=thumbs.get(name, ""))
-        for name, n in counts
+        Bar(name, n, f"{n:,}", f"{name}: {n:,} frames ({share(n, faces.ok)})", face=thumb) for name, n, thumb in seen
     ]
-    covered = share(sum(n for _, n in counts), faces.ok)
-    caption = f"The {len(top)} most seen have {covered} of all faces." if len(faces.people) > len(top) else ""
+    covered = share(sum(person.frames for person in seen), faces.ok)
+    caption = f"The {len(seen)} most seen have {covered} of all faces." if len(faces.people) > len(seen) else ""
     most_seen = _bars(f"{nouns.capitalize()} by number of frames", rows, caption, 30)
-    frames = np.array([p.frames for p in faces.people.values()], float)
+    frames = faces.people.frames
     doublings = np.floor(np.log2(frames)).astype(int)  # bins 1, 2-3, 4-7, 8-15 ...
     rows = []
     for power, count in enumerate(np.bincount(doublings, minlength=4).tolist() if len(frames) else []):

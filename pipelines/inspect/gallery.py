@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from pipelines.inspect.statistics import Candidate, RowPosition, light_slope
+from pipelines.inspect.people import RowPosition
+from pipelines.inspect.statistics import Candidate, light_slope
 from rigface import schema
 from rigface.errors import RigFaceError
 from rigface.face.geometry.contours import CONTOURS, POINTS

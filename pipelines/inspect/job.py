@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from pipelines import run_info
 from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
-from pipelines.inspect.cards import SHOWN_PEOPLE
+from pipelines.inspect.cards import SHOWN_PEOPLE, SeenPerson
 from pipelines.inspect.inputs import COLUMNS, InputStatistics
+from pipelines.inspect.people import RowPosition
 from pipelines.inspect.report import DatasetFiles, Gallery, document
-from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
+from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, person_name
 from rigface import schema
 from rigface.dataset.identities import Identities
 from rigface.errors import BadInput, PlanError
@@ -122,7 +123,7 @@ def write(out: str, samples: int = 24) -> str:
     inputs = _count_inputs(data, input_files)
     faces, schema_name = _count_faces(data, face_files, samples)
     settings = _settings(data.store)
-    shown, thumbs = _gallery(data, faces, samples, str(settings.get("head_folder") or ""))
+    shown, seen = _gallery(data, faces, samples, str(settings.get("head_folder") or ""))
     infos = data.store.fs.get_file_info([data.store.at(path) for path in face_files + input_files])
     about = DatasetFiles(
         place=data.store.uri,
@@ -134,7 +135,7 @@ def write(out: str, samples: int = 24) -> str:
         notices=data.notices,
     )
     edits = data.store.read(STRIP_NAME) if data.store.exists(STRIP_NAME) else None
-    body = document(faces, inputs, shown, about, thumbs, edits).encode("utf-8", "replace")
+    body = document(faces, inputs, shown, about, seen, edits).encode("utf-8", "replace")
     data.store.publish(PAGE_NAME, body)
     return f"{data.store.uri}/{PAGE_NAME}"
 
@@ -174,14 +175,14 @@ def _count_faces(data: Dataset, paths: list[str], samples: int) -> tuple[FaceSta
     return statistics or FaceStatistics(HeadSpec("–", "", 0, 0, 0), DetectorSpec("–", "", 0)), name
 
 
-def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: str) -> tuple[Gallery, dict[str, str]]:
+def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: str) -> tuple[Gallery, list[SeenPerson]]:
     """The faces on show, and a small picture of each of the most seen persons."""
     if not faces.ok:
-        return Gallery(), {}
+        return Gallery(), []
     candidates = faces.candidates()
     least = faces.least_trusted(min(LEAST_TRUSTED, samples)) if len(faces.people) > LEAST_TRUSTED else []
     varied = gallery.choose(candidates, samples, without=set(least))
-    seen = {name: person.position for name, person in faces.most_seen(SHOWN_PEOPLE) if person.position}
+    most_seen = faces.people.most_seen(SHOWN_PEOPLE)
     head, why_not = gallery.load_head(faces.head, head_folder or None)
 
     def drawn(positions: list[RowPosition]) -> list[gallery.Strip]:
@@ -189,11 +190,16 @@ def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: st
         return gallery.strips(rows, head, faces.head) if len(rows) else []
 
     varied_strips, least_strips = drawn(varied), drawn(least)
-    small, positions = _rows(data, list(seen.values()), ["crop", "mask"])
+    small, positions = _rows(data, [p.position for p in most_seen], ["uri", "track", "identity", "crop", "mask"])
     thumbs = dict(zip(positions, gallery.thumbs(small)))
+    names = {
+        at: person_name(*(small[n][i].as_py() for n in ("identity", "uri", "track"))) for i, at in enumerate(positions)
+    }
     uris = gallery.encoded(varied_strips + least_strips)
     shown = Gallery(varied_strips, least_strips, uris, why_not)
-    return shown, {name: thumbs[position] for name, position in seen.items() if position in thumbs}
+    return shown, [
+        SeenPerson(names[p.position], p.frames, thumbs[p.position]) for p in most_seen if p.position in names
+    ]
 
 
 def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tuple[pa.Table, list[RowPosition]]:

@@ -51,11 +51,10 @@ def document(
     inputs: InputStatistics,
     gallery: Gallery,
     files: DatasetFiles,
-    thumbs: Mapping[str, str],
+    seen: Sequence[cards.SeenPerson],
     edits: bytes | None = None,
 ) -> str:
-    """The inspect page as HTML, with a small face (a data URI) for each of the most seen persons and the PNG of
-    `rigface strip`, if there is one."""
+    """The inspect page as HTML, with the most seen persons and the PNG of `rigface strip`, if there is one."""
     strips = list(zip(gallery.varied + gallery.least_trusted, gallery.uris))
     causes = _causes(inputs, faces)
     return page(
@@ -77,7 +76,7 @@ def document(
         edits=edits,
         appearance=cards.appearance(faces),
         quality=cards.quality(faces),
-        people=cards.people(faces, thumbs),
+        people=cards.people(faces, seen),
         throughput=cards.throughput(inputs),
         failures=[f"{inputs.status[s]:,} {STATUS_LABELS[s]}" for s in STATUSES if s != "ok" and inputs.status[s]],
         causes=causes,

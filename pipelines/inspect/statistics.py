@@ -1,8 +1,8 @@
 """Statistics of a dataset of faces in one pass: histograms, counts and a pool of rows for the gallery.
 
 Path: OUT/faces/**/*.parquet -> FaceStatistics -> `rigface inspect`. Number columns are read once, in batches;
-pictures are never read here. Memory: the histograms, a bounded pool of candidate rows, and one small entry
-per person (per track if identities are not computed).
+pictures are never read here. Memory: the histograms, a bounded pool of candidate rows, and 24 bytes per person (per
+track if identities are not computed).
 
 Every number is counted over rows whose status is `ok`; null and NaN are skipped.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.inspect.people import People, RowPosition
 from rigface.colour import LUMINANCE
 from rigface.types import DetectorSpec, HeadSpec
 
@@ -46,13 +47,6 @@ _CELLS = (7, 6, 3)  # yaw, light, confidence: strata of the candidate pool
 _MAX_LOWEST = 256
 
 
-class RowPosition(NamedTuple):
-    """Position of a row: number of its file in the listing, number of the row in the file."""
-
-    file: int
-    row: int
-
-
 class Candidate(NamedTuple):
     """A row for the gallery, with its features: yaw, pitch, light direction, confidence."""
 
@@ -60,15 +54,6 @@ class Candidate(NamedTuple):
     position: RowPosition
     features: tuple[float, ...]
     person: str
-
-
-@dataclass
-class Person:
-    """One identity (or one track): number of frames, and the most trusted of them."""
-
-    frames: int = 0
-    confidence: float = -1.0
-    position: RowPosition | None = None
 
 
 @dataclass
@@ -115,7 +100,7 @@ class FaceStatistics:
     light_flat: int = 0
     light_behind: int = 0
     tone: Histogram = field(default_factory=lambda: Histogram(ITA_EDGES))
-    people: dict[str, Person] = field(default_factory=dict)
+    people: People = field(default_factory=People)
     with_identity: int = 0
     expression: np.ndarray = field(init=False)
     _pool: dict[int, list[Candidate]] = field(default_factory=dict)
@@ -166,10 +151,6 @@ class FaceStatistics:
         """The rows with the lowest confidence, one per person, lowest first."""
         return [position for _, (_, position) in sorted(self._lowest.items(), key=lambda item: item[1])[:count]]
 
-    def most_seen(self, count: int) -> list[tuple[str, Person]]:
-        """The persons with the most frames, most first."""
-        return sorted(self.people.items(), key=lambda item: (-item[1].frames, item[0]))[:count]
-
     def _add_pose(self, yaw: np.ndarray, pitch: np.ndarray) -> None:
         known = np.isfinite(yaw) & np.isfinite(pitch)
         yaw, pitch = yaw[known], pitch[known]
@@ -206,14 +187,11 @@ class FaceStatistics:
     def _add_people(self, batch: pa.RecordBatch, confidence: np.ndarray, file: int, rows: np.ndarray) -> list[str]:
         identities = _texts(batch, "identity")
         keys = zip(identities, batch["uri"].to_pylist(), batch["track"].to_pylist())
-        persons = [identity or f"{uri} · track {track}" for identity, uri, track in keys]
+        persons = [person_name(*key) for key in keys]
+        self.people.add(persons, confidence, file, rows)
         for name, trust, row in zip(persons, confidence.tolist(), rows.tolist()):
-            person, position = self.people.setdefault(name, Person()), RowPosition(file, row)
-            person.frames += 1
-            if trust > person.confidence:
-                person.confidence, person.position = trust, position
             if name not in self._lowest or trust < self._lowest[name][0]:
-                self._lowest[name] = (trust, position)
+                self._lowest[name] = (trust, RowPosition(file, row))
         self.with_identity += sum(identity is not None for identity in identities)
         if len(self._lowest) > _MAX_LOWEST:
             self._lowest = dict(sorted(self._lowest.items(), key=lambda item: item[1])[: _MAX_LOWEST // 2])
@@ -235,6 +213,11 @@ class FaceStatistics:
                 pool.sort()
                 del pool[self.keep :]
                 self._limits[cell] = pool[-1].priority
+
+
+def person_name(identity: str | None, uri: str, track: int) -> str:
+    """The identity; without one, the track stands for a person."""
+    return identity or f"{uri} · track {track}"
 
 
 def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

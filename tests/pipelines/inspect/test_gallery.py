@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.inspect import gallery
-from pipelines.inspect.statistics import RowPosition
+from pipelines.inspect.people import RowPosition
 from rigface import schema
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade
