@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import io
-import json
 import os
 import resource
 import socket
@@ -280,19 +279,7 @@ def silent():
 @pytest.fixture
 def clip_folder(tmp_path):
     """A CLIP text model of toy size and its tokenizer, written as transformers writes them."""
-    import torch
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from rigface.testing.toy_start import write_text
 
-    from rigface.model.text import TextEncoder
-
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghij", *(f"{c}</w>" for c in "abcdefghij")]
-    place = tmp_path / "words"
-    place.mkdir()
-    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
-    (place / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"))
-    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=7, bos_token_id=0, eos_token_id=1, **shape)
-    torch.manual_seed(0)
-    TextEncoder(CLIPTextModel(config), tokenizer).save(tmp_path / "clip")
+    write_text(tmp_path / "clip", length=7)
     return tmp_path / "clip"

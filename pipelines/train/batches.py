@@ -20,6 +20,7 @@ from pipelines.train import batch_sampler, model_setup
 from pipelines.train.augmentation import augmented
 from pipelines.train.config import TrainConfig
 from pipelines.train.ray_reader import read_with_ray
+from pipelines.train.subject import Subject
 from rigface.errors import PlanError
 from rigface.examples import CAPTION, IDENTITY, PICTURES, LatentSpec, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
@@ -39,7 +40,8 @@ class Batches:
     def __init__(
         self, config: TrainConfig, source: Store, parts: list[str], state: TrainerState, micro_batches: list[int]
     ) -> None:
-        rows = batch_sampler.usable_rows(source, parts, "train")
+        self._subject = Subject.of(state, source, parts)
+        rows = self._subject.rows if self._subject else batch_sampler.usable_rows(source, parts, "train")
         self._order = batch_sampler.BatchSampler(
             rows, config.batch, config.micro_batches, config.shuffle_window, config.seed
         )
@@ -57,6 +59,8 @@ class Batches:
         self._caption_encoder = CaptionEncoder.of(state.loaded, schema, state.device)
         if self._caption_encoder is not None:
             columns.append(CAPTION)
+        if self._subject is not None:
+            columns.append("identity")
         windows = self._order.windows(micro_batches, state.step)
         if config.reader == "ray" and config.workers:
             self._windows = read_with_ray(windows, source, parts, columns)
@@ -79,11 +83,14 @@ class Batches:
                 clock = time.perf_counter()
 
     def _with_captions(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
-        """The example, with its captions if the model has a text encoder."""
+        """The example, with its captions if the model has a text encoder, or the prompts of who is on it."""
         example = self._example(table, step, micro_batch)
-        if self._caption_encoder is None:
+        if self._subject is not None:
+            text = self._subject.texts(table["identity"].to_pylist())
+        elif self._caption_encoder is not None:
+            text = self._caption_encoder(table[CAPTION].to_pylist())
+        else:
             return example
-        text = self._caption_encoder(table[CAPTION].to_pylist())
         return replace(example, conditions=replace(example.conditions, text=text))
 
     def _example(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:

@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Suppress
 
 from rigface.errors import PlanError
-from rigface.model.model_config import RecipeName
+from rigface.model.model_config import PROMPT, RecipeName
 from rigface.ranges import in_range
 
 
@@ -51,10 +51,17 @@ class TrainConfig:
 
     rigface: all of both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention:
     those and the attention layers; lora: those and low-rank layers. Beside a frozen denoiser: controlnet, t2i (render
-    and background), ip_adapter (an identity vector)."""
+    and background), ip_adapter (an identity vector). One person as a word: dreambooth (all of the denoiser),
+    textual_inversion (rows of the token table)."""
     recipe_weights: str = ""
     """Folder or file in the recipe's own format to begin from, such as an IP-Adapter FaceID; empty: begin anew."""
     lora_rank: int = 16  # Of low-rank layers.
+    subject: str = ""
+    """For dreambooth and textual_inversion: the person to learn, by the column `identity`; empty: the one with most
+    examples."""
+    prompt: str = PROMPT  # For these: the prompt; {} stands for what is learned.
+    token: str = "sks"  # For these: the rare word before "person", or the name of the learned token.
+    token_rows: int = 1  # For textual_inversion: rows of the token table that are learned.
 
     steps: int = 70_000
     batch: int = 4  # Examples per micro-batch.
@@ -116,7 +123,8 @@ class TrainConfig:
     stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.
 
     def __post_init__(self) -> None:
-        in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "shuffle_window", "log_every")
+        in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "token_rows", "shuffle_window")
+        in_range(self, "[1, inf)", "log_every")
         in_range(self, "[1, inf)", "checkpoint_every", "validate_every")
         in_range(self, "[2, inf)", "keep_checkpoints")
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")

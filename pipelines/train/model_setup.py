@@ -56,6 +56,9 @@ def options(config: TrainConfig, spec: ExampleSpec) -> RecipeOptions:
         weights=folder_of(config.recipe_weights) if config.recipe_weights else None,
         identity=spec.identity,
         identity_width=IDENTITY_WIDTH.get(spec.identity, 0),
+        prompt=config.prompt,
+        token=config.token,
+        token_rows=config.token_rows,
     )
 
 

@@ -35,7 +35,8 @@ class TrainerState:
     def __init__(self, config: TrainConfig, spec: ExampleSpec, backend: Backend, device: torch.device) -> None:
         self.config, self.spec, self.backend, self.device = config, spec, backend, device
         self.recipe: Recipe = recipe_of(config.recipe)
-        self.loaded: Checkpoint = self.recipe.build(model_setup.load(config, spec), model_setup.options(config, spec))
+        self.options = model_setup.options(config, spec)
+        self.loaded: Checkpoint = self.recipe.build(model_setup.load(config, spec), self.options)
         self.loaded.config = replace(self.loaded.config, recipe=config.recipe)
         if config.output_scale != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(

@@ -16,11 +16,14 @@ from rigface.types import HeadSpec
 
 FORMAT = "rigface-model"
 VERSION = 1
-RecipeName = Literal["rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter"]
+RecipeName = Literal[
+    "rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter", "dreambooth", "textual_inversion"
+]
 """Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
 READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter",)  # recipes on identity vectors
 KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
-UPSTREAM_PROMPT = "A close up of a person."  # the one sentence that RigFace was trained on
+PROMPT = "A close up of a {}."  # of recipes that learn one person; {} stands for them
+UPSTREAM_PROMPT = PROMPT.format("person")  # the one sentence that RigFace was trained on
 
 
 @dataclass(frozen=True)

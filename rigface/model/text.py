@@ -20,7 +20,13 @@ from rigface.errors import MissingAsset
 from rigface.model.model_config import UPSTREAM_PROMPT
 
 _CLIP_VOCABULARY = 49_408  # its last two tokens are start and end
-_KNOWN = {"": (), UPSTREAM_PROMPT: (320, 2660, 705, 539, 320, 2533, 269)}  # CLIP's tokens of the standard prompts
+_KNOWN = {  # CLIP's tokens of the standard prompts and of their parts
+    "": (),
+    UPSTREAM_PROMPT: (320, 2660, 705, 539, 320, 2533, 269),
+    "A close up of a ": (320, 2660, 705, 539, 320),
+    "person": (2533,),
+    ".": (269,),
+}
 
 
 class TextEncoder:
@@ -74,6 +80,54 @@ class TextEncoder:
         result: Tensor = self.model(self._tokens(prompts).to(self.model.device)).last_hidden_state.float()
         return result
 
+    def words(self, text: str) -> list[int]:
+        """Tokens of a piece of text, without start, end and padding; MissingAsset as for a call."""
+        if self.tokenizer is None:
+            self._check_known([text])
+            return list(_KNOWN[text])
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return tokens
+
+    def around(self, template: str, count: int) -> Tensor:
+        """(1, L) tokens of a prompt whose `{}` is `count` tokens numbered after the vocabulary; see `add_token`.
+
+        ValueError if the template has no `{}`, or one behind the model's length. MissingAsset as for a call.
+        """
+        before, found, behind = template.partition("{}")
+        length, vocabulary = self.model.config.max_position_embeddings, len(self.model.get_input_embeddings().weight)
+        start, end, pad = self._marks()
+        tokens = [start, *self.words(before), *range(vocabulary, vocabulary + count), *self.words(behind)][: length - 1]
+        if not found or vocabulary + count - 1 not in tokens:
+            raise ValueError(f"prompt template: want {{}} within {length} tokens for what is learned, got {template!r}")
+        return torch.tensor([[*tokens, end, *[pad] * (length - 1 - len(tokens))]])
+
+    def add_token(self, name: str, rows: Tensor) -> None:
+        """Let prompts contain a learned token: its rows (N, D) follow the vocabulary. The same name replaces it."""
+        embedding = self.model.get_input_embeddings()
+        names = [name, *(f"{name}_{k}" for k in range(1, len(rows)))]  # as diffusers calls further rows
+        known = self.tokenizer is not None and self.tokenizer.convert_tokens_to_ids(name) in range(
+            len(embedding.weight) - len(rows), len(embedding.weight)
+        )
+        kept = embedding.weight[: len(embedding.weight) - len(rows)] if known else embedding.weight
+        if self.tokenizer is not None:
+            self.tokenizer.add_tokens(names)
+        grown = torch.nn.Embedding.from_pretrained(torch.cat([kept, rows.to(kept)]))
+        self.model.set_input_embeddings(grown)
+        self.model.config.vocab_size = len(grown.weight)
+
+    def _marks(self) -> tuple[int, int, int]:
+        """Tokens of start, end and padding."""
+        if self.tokenizer is None:
+            return _CLIP_VOCABULARY - 2, _CLIP_VOCABULARY - 1, _CLIP_VOCABULARY - 1
+        return self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+
+    def _check_known(self, texts: Sequence[str]) -> None:
+        if self.model.config.vocab_size != _CLIP_VOCABULARY or not set(texts) <= set(_KNOWN):
+            raise MissingAsset(
+                "this text encoder came without a tokenizer, so that it reads the standard prompts alone; put the "
+                "tokenizer/ of Stable Diffusion 1.5 into the folder named like its file"
+            )
+
     def _tokens(self, prompts: Sequence[str]) -> Tensor:
         length = self.model.config.max_position_embeddings
         if self.tokenizer is not None:
@@ -81,12 +135,8 @@ class TextEncoder:
                 list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
             ).input_ids
             return tokens
-        if self.model.config.vocab_size != _CLIP_VOCABULARY or not set(prompts) <= set(_KNOWN):
-            raise MissingAsset(
-                "this text encoder came without a tokenizer, so that it reads the standard prompts alone; put the "
-                "tokenizer/ of Stable Diffusion 1.5 into the folder named like its file"
-            )
-        start, end = _CLIP_VOCABULARY - 2, _CLIP_VOCABULARY - 1
+        self._check_known(prompts)
+        start, end, _ = self._marks()
         rows = [[start, *_KNOWN[prompt]] for prompt in prompts]
         return torch.tensor([row + [end] * (length - len(row)) for row in rows])
 

@@ -40,16 +40,21 @@ _PERSON = "person"  # the only block of its reference tokens
 class PlainModel(ConditionedModel):
     """A text-to-image denoiser with conditions on the side. By itself it has text alone.
 
+    `no_text` (L, D) stands where text is dropped; it is the default text unless a recipe learns a prompt as that.
+
     Args:
         denoiser: UNet with the channels of the latents in and out.
         default_text: (L, D).
         expression_size: of the codes, which it does not read.
     """
 
+    no_text: Tensor
+
     def __init__(self, denoiser: UNet2DConditionModel, default_text: Tensor, expression_size: int) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.register_buffer("default_text", default_text.clone())
+        self.register_buffer("no_text", default_text.clone(), persistent=False)
         self._expression_size = expression_size
 
     @property
@@ -85,7 +90,7 @@ class PlainModel(ConditionedModel):
             unknown, attributes, silent = (column[:, None, None] for column in drop.unbind(1))
             render = torch.where(attributes[..., None], 0.0, render)
             person = None if person is None else torch.where(unknown, 0.0, person)
-            text = torch.where(silent, self.default_text.to(text), text)
+            text = torch.where(silent, self.no_text.to(text), text)
         added = self._added(latents, timestep, text, background, render, person)
         result: Tensor = self.denoiser(latents, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
         return result
@@ -111,6 +116,7 @@ class PlainRecipe(ABC):
     """Adds something to a plain denoiser and trains that alone."""
 
     has_adapter = True
+    personal = prior = False
 
     def build(self, start: Checkpoint, options: RecipeOptions) -> Checkpoint:
         """The denoiser of any start without the inputs that RigFace added, frozen, and what is trained beside it."""

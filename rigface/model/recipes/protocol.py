@@ -23,7 +23,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from rigface.model.attention import ReferenceTokens
-from rigface.model.model_config import ModelConfig, RecipeName
+from rigface.model.model_config import PROMPT, ModelConfig, RecipeName
 from rigface.model.text import TextEncoder
 from rigface.profile import IdentityName
 
@@ -116,12 +116,17 @@ class RecipeOptions:
     weights: Path | None = None  # of the recipe itself, in its own format, to begin from; None: anew
     identity: IdentityName = ""  # network of the examples' identity vectors
     identity_width: int = 0  # V of these
+    prompt: str = PROMPT  # of recipes that learn one person; {} stands for what is learned
+    token: str = "sks"  # dreambooth: a rare word; textual_inversion: the name of the learned token
+    token_rows: int = 1  # of textual_inversion
 
 
 class Recipe(Protocol):
     """One way to personalise a diffusion model."""
 
     has_adapter: bool  # what is trained is also stored alone, in the format that its own users load
+    personal: bool  # learns one person, from their examples alone
+    prior: bool  # a personal one that sees everyone else, too, as examples of its class
 
     def build(self, start: Checkpoint, options: RecipeOptions) -> Checkpoint:
         """The checkpoint to train, of the networks of a start, with gradients on what is trained alone.

@@ -27,7 +27,7 @@ from rigface.types import BFM_EXPRESSION
 class RigFaceRecipe:
     """Both networks, of which `trainable` (see `finetuning.select`) is trained."""
 
-    has_adapter = False
+    has_adapter = personal = prior = False
 
     def __init__(self, trainable: str = "all") -> None:
         self.trainable = trainable

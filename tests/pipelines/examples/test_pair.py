@@ -25,8 +25,9 @@ from rigface.types import CROP_PX
 from tests.pipelines.made_faces import dataset, face_at, params_of, scene
 
 SMALL = PairSettings(
-    size=64, pairs=20, relit=10, unit_size=8, min_overlap=0.5, max_background_change=1.0, held_out_fraction=0.3
-)
+    size=64, pairs=20, relit=10, unit_size=8, min_overlap=0.5, max_background_change=1.0, held_out_fraction=0.3,
+    identity="dlib",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,9 @@ def test_examples_are_complete_and_counted_in_the_report(paired):
     assert sum(report.chosen["pose"]) == report.pairs
     assert "error" not in rows["source_uri"].to_pylist()
     assert 5 not in rows["source_frame_index"].to_pylist()
+    vectors = example.conditions.identity
+    assert vectors.shape == (len(rows), 128)
+    assert ((np.linalg.norm(vectors, axis=1) > 1) & (np.linalg.norm(vectors, axis=1) < 2)).all()  # as dlib's are
 
 
 def test_mirrored_rows_are_mirrored_in_pictures_and_numbers(tmp_path):

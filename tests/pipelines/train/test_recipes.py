@@ -1,4 +1,4 @@
-"""Recipes in training: resumed exactly, trained from faces in one command, and counted."""
+"""Recipes in training: resumed exactly, and exported."""
 
 from dataclasses import replace
 from typing import get_args
@@ -11,13 +11,13 @@ from pipelines.examples.layout import parts_of, spec_of
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import debug
-from pipelines.train.loop import _step
+from pipelines.train.loop import _step, export
 from pipelines.train.trainer_state import TrainerState
 from rigface.model import checkpoint
 from rigface.model.model_config import RecipeName
+from rigface.model.recipes.protocol import recipe_of
 from rigface.storage.store import Store
-from rigface.testing import fake_examples
-from tests.pipelines.made_faces import dataset
+from rigface.testing import fake_examples, toy_start
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,14 @@ def examples(tmp_path_factory):
     part.parent.mkdir(parents=True)
     pq.write_table(fake_examples.table(16, identity="dlib"), part)
     return part.parents[2]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A toy Stable Diffusion."""
+    folder = tmp_path_factory.mktemp("toy")
+    toy_start.write(folder)
+    return folder
 
 
 class Run:
@@ -46,8 +54,9 @@ class Run:
 
 
 @pytest.mark.parametrize("name", get_args(RecipeName))
-def test_killed_run_goes_on_exactly(examples, tmp_path, name):
-    config = replace(debug(), examples=str(examples), out=str(tmp_path), recipe=name, lora_rank=2)
+def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
+    start = f"sd15:{toy}" if recipe_of(name).personal else "tiny"
+    config = replace(debug(), examples=str(examples), out=str(tmp_path), start=start, recipe=name, lora_rank=2)
     whole = Run(config)
     whole.step()
     whole.state.save(tmp_path / "kept")
@@ -56,17 +65,7 @@ def test_killed_run_goes_on_exactly(examples, tmp_path, name):
     assert again.state.step == 1
     assert [again.step() for _ in range(2)] == pytest.approx(rest, rel=1e-6)
     torch.testing.assert_close(again.state.averaged(), whole.state.averaged())
-
-
-def test_recipe_is_trained_on_faces_in_one_command(mini, tmp_path):
-    from pipelines.cli.main import main
-
-    dataset(tmp_path / "faces", people=2, frames=8)
-    words = ["mini_cpu", tmp_path / "faces", tmp_path / "run", "--start", "mini", "--recipe", "ip_adapter"]
-    words += ["--steps", 1, "--batch", 2, "--checkpoint-every", 1, "--validate-every", 1, "--validation-examples", 0]
-    assert main(["train", *map(str, words)]) == 0
-    made = checkpoint.start(str(tmp_path / "run" / "model"))
-    assert (made.config.recipe, made.config.identity, made.config.size) == ("ip_adapter", "dlib", 64)
-    assert made.model.width == 128
-    alone = checkpoint.folder_of(str(tmp_path / "run" / "adapter"))
-    assert [p.name for p in alone.iterdir()] == ["ip-adapter.safetensors"]
+    export(again.state, Store(str(tmp_path / "out")))
+    made = checkpoint.start(str(tmp_path / "out" / "model"))
+    assert (made.config.recipe, made.config.head) == (name, fake_examples.HEAD)
+    assert (tmp_path / "out" / "adapter").exists() == recipe_of(name).has_adapter

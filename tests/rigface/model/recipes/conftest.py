@@ -9,15 +9,17 @@ import torch
 from rigface.model import checkpoint
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions, recipe_of
+from rigface.testing.toy_start import write_text
 
 WIDTH = 128  # of identity vectors
-OPTIONS = RecipeOptions(rank=2, identity="dlib", identity_width=WIDTH)
+OPTIONS = RecipeOptions(rank=2, identity="dlib", identity_width=WIDTH, prompt="a {}", token_rows=2)
 
 
 @pytest.fixture(scope="session")
-def start_once() -> Checkpoint:
+def start_once(tmp_path_factory) -> Checkpoint:
     start = checkpoint.tiny()
-    start.model.default_text.normal_(generator=torch.Generator().manual_seed(1))  # zeros give text no gradient
+    start.text_encoder = write_text(tmp_path_factory.mktemp("clip"), length=7)
+    start.model.default_text = start.text_encoder([""])[0]
     return start
 
 

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.adapter import T2IAdapter
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from rigface.errors import BadCheckpoint, PlanError
+from rigface.model import checkpoint
 from rigface.model.recipes import ip_adapter
 from rigface.model.recipes.protocol import recipe_of
+from rigface.testing.toy_start import write_text
 from tests.rigface.model.recipes.conftest import OPTIONS
 
 
@@ -67,7 +70,23 @@ def test_ip_adapter_is_loaded_by_diffusers_into_a_stock_unet(trained, start_once
     torch.testing.assert_close(read, own)
 
 
-@pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter"])
+def test_learned_token_is_loaded_by_diffusers_and_used_in_prompts(trained, built, start_once, tmp_path):
+    model, folder = trained("textual_inversion")
+    encoder = write_text(tmp_path / "clip", length=7)
+    parts = {"vae": start_once.vae, "unet": model.denoiser, "scheduler": DDIMScheduler()}
+    parts |= {"text_encoder": encoder.model, "tokenizer": encoder.tokenizer}
+    stock = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    stock.load_textual_inversion(folder, weight_name="learned_embeds.safetensors", local_files_only=True)
+    table = stock.text_encoder.get_input_embeddings().weight
+    rows = [stock.tokenizer.convert_tokens_to_ids(name) for name in ("<sks>", "<sks>_1")]
+    torch.testing.assert_close(table[rows], model.rows)
+    made = built("textual_inversion")
+    checkpoint.save(tmp_path / "model", replace(made, model=model))
+    read = checkpoint.load(tmp_path / "model")
+    torch.testing.assert_close(read.text_encoder(["a <sks> <sks>_1"])[0], read.model.default_text)
+
+
+@pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter", "textual_inversion"])
 def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, name):
     model, folder = trained(name)
     again = built(name, replace(OPTIONS, weights=folder)).model.state_dict()
@@ -90,5 +109,7 @@ def test_weights_for_other_conditions_are_refused_with_the_reason(built, start_o
     ):
         with pytest.raises(BadCheckpoint, match=words):
             built(name, replace(OPTIONS, weights=place))
+    with pytest.raises(PlanError, match="no text encoder"):
+        recipe_of("dreambooth").build(replace(start_once, text_encoder=None), OPTIONS)
     with pytest.raises(PlanError, match="rigface pair --identity"):
         built("ip_adapter", replace(OPTIONS, identity=""))

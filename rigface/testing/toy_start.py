@@ -1,0 +1,47 @@
+"""A toy Stable Diffusion: random networks of a few thousand numbers in its layout, with a text encoder and a tokenizer.
+
+Tests, and `rigface compare --size tiny`, start from it as full size does from `sd15:FOLDER`.
+"""
+
+import json
+import string
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rigface.model import checkpoint
+from rigface.model.text import TextEncoder
+from rigface.model.unets import network
+
+
+def write_text(folder: Path, length: int = 24, width: int = 24) -> TextEncoder:
+    """Write a CLIP text model that spells: its words are characters. Prompts have up to `length` tokens."""
+    characters = string.ascii_lowercase + string.digits + ".,<>'"
+    words = ["<|startoftext|>", "<|endoftext|>", *characters, *(f"{c}</w>" for c in characters)]
+    with tempfile.TemporaryDirectory() as place:
+        vocabulary, merges = Path(place, "vocab.json"), Path(place, "merges.txt")
+        vocabulary.write_text(json.dumps({w: i for i, w in enumerate(words)}))
+        merges.write_text("#version: 0.2\n")
+        tokenizer = CLIPTokenizer(str(vocabulary), str(merges))
+    shape = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(
+        vocab_size=len(words), max_position_embeddings=length, bos_token_id=0, eos_token_id=1, pad_token_id=1, **shape
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = TextEncoder(CLIPTextModel(config), tokenizer)
+    encoder.save(folder)
+    return encoder
+
+
+def write(folder: Path) -> None:
+    """Write the whole folder, for `sd15:FOLDER`; pictures of 32 px."""
+    width = write_text(folder).model.config.hidden_size
+    config, _ = network((16, 32), text_dim=width, heads=4, layers=1, groups=4, sample_size=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        UNet2DConditionModel(**config).save_pretrained(folder / "unet")
+    checkpoint.tiny().vae.save_pretrained(folder / "vae")
