@@ -69,7 +69,7 @@ def units() -> str:
     rows += [
         ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
         (
-            "the driver, a unit of work",
+            "the driver, a shard",
             f"{1e3 * load.DRIVER_S:.0f} ms of one core, one after the other",
             "measured on two cores",
         ),
@@ -132,18 +132,17 @@ def simulated() -> str:
     load_ = load_at(1.0)
     for nodes, jobs, spot_hours in (
         (20, 1, 0.0),
+        (50, 1, 0.0),
+        (50, 1, 12.0),
         (200, 1, 0.0),
-        (20, 4, 0.0),
-        (50, 8, 0.0),
-        (50, 8, 12.0),
-        (200, 32, 0.0),
-        (200, 32, 12.0),
+        (200, 4, 0.0),
+        (200, 4, 12.0),
     ):
         price = SPOT_HOUR if spot_hours else CPU_HOUR
         done = estimate.run(load_, replace(ClusterSpec(clips=CLIPS), jobs=jobs, spot_hours=spot_hours), nodes, price)
         rows.append(
             (
-                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(spot_hours)}",
+                f"{nodes} machines, {jobs} driver{'s' * (jobs > 1)}{', spot' * bool(spot_hours)}",
                 f"{done.wall_s / 3600:.1f} h",
                 f"{done.peak_nodes}",
                 f"{done.node_s / 3600:,.0f}",
@@ -161,20 +160,21 @@ def objects() -> str:
     """Objects, prefixes and bytes of the dataset."""
     rows = []
     measured = result("capacity")["dataset"]
-    for name, count in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
-        faces = count * 10
+    for name, clips in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
+        faces = clips * 10
+        count = load_at(1.0).shards * clips // CLIPS
         size = faces * measured["bytes_per_face"]
         lists = math.ceil(count / load.LIST_PAGE)
         rows.append(
             (
                 name,
-                f"{count / 1e6:,.0f} million",
+                f"{count / 1e6:,.2g} million",
                 f"{count / load.PREFIXES:,.0f}",
                 f"{size / 1e12:,.1f} TB",
                 f"${size / 1e9 * GB_MONTH:,.0f}",
                 f"${count / 1e3 * PUTS:,.0f}",
                 f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
-                f"{count * (measured['bytes_per_plan'] + measured['bytes_per_input_row']) / 1e9:,.1f} GB",
+                f"{clips * (measured['bytes_per_plan'] + measured['bytes_per_input_row']) / 1e9:,.1f} GB",
             )
         )
     head = [
@@ -198,7 +198,8 @@ def driver() -> str:
         at_work, seen = measured["bytes_per_input_at_work"], measured["bytes_per_name_seen"]
         held = min(count, WINDOW) * at_work + NAMES * count * seen
         work = load_at(1.0).core_hours * 3600 * count / CLIPS
-        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * load.DRIVER_S), _time(work / 64)))
+        handed = load_at(1.0).shards * count / CLIPS * load.DRIVER_S
+        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(handed), _time(work / 64)))
     return table(["clips in one job", "memory of the driver", "driver's time", "work on 64 cores"], rows)
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
 from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Work, simulate
-from pipelines.extract.config import Settings
+from pipelines.extract.config import OPENING, ExtractConfig, Settings
 from pipelines.formatting import bytes_text, duration, money, rounded
 from rigface.ranges import in_range
+
+SHARD_FRAMES: int = ExtractConfig.shard_frames  # of a large job
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ClusterSpec:
     node_cpus: int = 16  # CPUs of a machine.
     start_s: float = 180.0  # Seconds from the request of a machine until it works.
     spot_hours: float = 0.0  # Mean hours until a spot machine is reclaimed; 0: never.
-    jobs: int = 1  # Jobs that share the clips, each with its own driver and OUT.
+    jobs: int = 1  # Drivers that share the clips, as `rigface extract --jobs`.
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "clips", "nodes", "start_s", "spot_hours")
@@ -42,9 +44,10 @@ def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
     frames = max(1.0, cluster.clip_s * rate)
     seconds = core_seconds()
     seconds["decode"] *= cluster.clip_fps / rate
-    per_clip = math.ceil(frames / settings.chunk_frames)
+    full, rest = divmod(frames, settings.chunk_frames)
+    per_clip = full + min(1.0, (OPENING + rest) / SHARD_FRAMES) * (rest > 0)
     total = cluster.clips * frames
-    return Load(cluster.clips, round(cluster.clips * per_clip), total, total, total * FACE_BYTES, seconds)
+    return Load(cluster.clips, math.ceil(cluster.clips * per_clip), total, total, total * FACE_BYTES, seconds)
 
 
 def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 0) -> SimulationResult:
@@ -55,7 +58,7 @@ def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 
         cluster.node_cpus, min(nodes, max(1, math.ceil(2 / cluster.node_cpus))), nodes, price * cluster.node_cpus,
         cluster.start_s, cluster.spot_hours,
     )  # fmt: skip
-    work = Work(load.units, load.frames / load.units, driver_s=DRIVER_S, jobs=cluster.jobs)
+    work = Work(load.shards, load.frames / load.shards, driver_s=DRIVER_S, jobs=cluster.jobs)
     return simulate(work, stages, machines, seed)
 
 
@@ -64,9 +67,9 @@ def describe(load: Load, cluster: ClusterSpec, nodes: int, price: float, currenc
     result = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)
     spot = f", {result.lost_nodes} of them reclaimed" if cluster.spot_hours else ""
-    driver = load.units * DRIVER_S / cluster.jobs
+    driver = load.shards * DRIVER_S / cluster.jobs
     lines = [
-        f"{rounded(load.clips)} inputs, {rounded(load.frames)} sampled frames, {rounded(load.units)} units of work",
+        f"{rounded(load.clips)} inputs, {rounded(load.frames)} sampled frames, {rounded(load.shards)} shards",
         f"work: {rounded(load.core_hours)} core hours, "
         + ", ".join(f"{name} {s * load.frames / 3600 / load.core_hours:.0%}" for name, s in load.stages.items()),
         f"on at most {nodes:,} machines of {cluster.node_cpus} CPUs: {duration(result.wall_s)} simulated "
@@ -75,12 +78,12 @@ def describe(load: Load, cluster: ClusterSpec, nodes: int, price: float, currenc
         f"cost: {money(result.cost)} {currency} at {price:g} per CPU hour",
         "busy: " + ", ".join(f"{n} {b:.0%}" for n, b in result.busy.items()) + f", driver {result.driver:.0%}; "
         f"bottleneck: {result.bottleneck}",
-        f"written: {bytes_text(load.bytes)} with {rounded(load.faces)} faces in {rounded(load.units)} objects, "
-        f"{rounded(load.units / PREFIXES)} under each of {PREFIXES} prefixes",
+        f"written: {bytes_text(load.bytes)} with {rounded(load.faces)} faces in {rounded(load.shards)} objects, "
+        f"{rounded(load.shards / PREFIXES)} under each of {PREFIXES} prefixes",
     ]
-    if result.bottleneck == "driver":
+    if result.driver > 0.8:
         lines.append(
-            f"the driver takes {duration(driver)} for so many units ({1 / DRIVER_S:.0f} a second): split the clips "
-            "into more jobs (--jobs), each with its own OUT"
+            f"the driver takes {duration(driver)} for so many shards ({1 / DRIVER_S:.0f} a second): share them among "
+            "drivers (--jobs)"
         )
     return "\n".join(lines)

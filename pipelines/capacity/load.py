@@ -13,7 +13,7 @@ STEP_MS = {
 }  # fmt: skip
 # Throughput and cores of the same job. Its three processes shared two cores, so a step's clock counts waiting, too.
 FPS, CORES = 79.978, 2
-DRIVER_S = 0.02  # of the driver, per unit: hand out, count, finalize
+DRIVER_S = 0.02  # of the driver, per shard: hand out, count, finalize
 FACE_BYTES = 43_166.0  # of faces/, per face: four fifths of it the crop (capacity.json)
 DETECT_STEPS = ("decode", "detect", "track", "align", "identity")  # of the first pool
 PREFIXES = 256
@@ -31,7 +31,7 @@ class Load:
     """An extraction in numbers: sampled frames, written faces and bytes, in all."""
 
     clips: float
-    units: int
+    shards: int  # objects of faces/, and what the driver hands out
     frames: float
     faces: float
     bytes: float

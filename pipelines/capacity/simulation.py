@@ -28,7 +28,7 @@ from rigface.errors import PlanError
 
 TICK_S = 5.0  # period of the autoscaler
 TOKENS = 12_000
-AHEAD = 2  # units that wait before an actor, as in `flow.IN_FLIGHT`
+AHEAD = 2  # units that wait before an actor, as in `dataflow.TASKS_IN_FLIGHT`
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ class _Simulation:
             if stage and self.blocked[stage - 1]:
                 self._at(self.now, self._done, self.blocked[stage - 1].popleft())
             if not stage and not self.handing:
+                self.handing = True  # one hand at a time, however many actors wait
                 self._at(self.now, self._hand)
 
     def _done(self, actor: _Actor) -> None:

@@ -138,12 +138,23 @@ class ConvertCommand(ConvertConfig):
     OUT has the same rows. Coefficients, residuals and angles are new, other columns are copied; `confidence` is that of
     the first fit. OUT/rigface.json says which columns are of which program.
 
+    Without --reconstruct, a dataset of an earlier version is written in the layout of this one, with nothing else
+    changed, so that `extract` continues it.
+
+      rigface convert out/old out/faces
       rigface convert out/faces out/deca --reconstruct deca
       rigface convert out/faces out/flame --reconstruct fit --head flame --shape 300 --expression 100
       rigface convert s3://bucket/faces s3://bucket/smirk --reconstruct smirk --workers 16
     """
 
     def run(self) -> int:
+        if not self.reconstruct:
+            from pipelines.convert.relayout import relayout
+            from rigface.storage.store import Store
+
+            counts = relayout(Store(self.faces), Store(self.out), print)
+            print(f"{self.out}: {counts['rows']:,} rows in {counts['shards']:,} shards written now")
+            return 0
         from pipelines.convert.job import convert
 
         counts = convert(self)

@@ -1,1 +1,1 @@
-"""Convert a dataset of faces to the coefficients of another reconstructor, from its stored crops."""
+"""Convert a dataset of faces: other coefficients from its stored crops, relative uris, or the present layout."""

@@ -12,17 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import run_info
 from pipelines.extract import quarantine
 from pipelines.extract.config import Settings
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.identities import rename_inputs
-from pipelines.extract.layout import parquet, plain_parquet, record_of, with_record
+from pipelines.extract.layout import parquet, plain_parquet, records_of, with_records
 from pipelines.extract.plan import Plan
 from pipelines.extract.plan_store import PLANS
-from pipelines.extract.unit import Record
+from pipelines.extract.unit import records_json, records_of_json
 from pipelines.inputs import sources
 from rigface.errors import PlanError
 from rigface.storage import lock
@@ -80,8 +79,8 @@ def _rewrite_all(dataset: FaceDataset, renamed: Rename) -> None:
     parts = (path for path in store.paths("faces", ".parquet") if not path.endswith("/schema.parquet"))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda path: _rewrite_part(store, path, renamed), parts))
-        units = store.paths(f"{INTERNAL}/units", ".json")
-        list(pool.map(lambda path: _rewrite_record(store, path, renamed), units))
+        without_faces = store.paths(f"{INTERNAL}/units", ".json")
+        list(pool.map(lambda path: _rewrite_records(store, path, renamed), without_faces))
     rename_inputs(store, renamed)
     store.delete_folder(quarantine.FOLDER)  # named by uris; crashes of unfinished units count anew
 
@@ -92,18 +91,17 @@ def _renamed_plan(plan: Plan, renamed: Rename) -> Plan:
 
 
 def _rewrite_part(store: Store, path: str, renamed: Rename) -> None:
-    with store.open(path) as file:
-        record = record_of(pq.read_schema(file))
-    uri = renamed(record.uri)
-    if uri != record.uri:
+    before = records_of(store.schema(path))
+    records = [replace(record, uri=renamed(record.uri)) for record in before]
+    if records != before:
         table = store.table(path)
-        table = _with(table, "uri", [uri] * len(table))
-        store.publish(path, parquet(with_record(table, replace(record, uri=uri))))
+        table = _with(table, "uri", list(map(renamed, table["uri"].to_pylist())))
+        store.publish(path, parquet(with_records(table, records)))
 
 
-def _rewrite_record(store: Store, path: str, renamed: Rename) -> None:
-    record = Record.from_json(store.read(path).decode())
-    store.publish(path, replace(record, uri=renamed(record.uri)).to_json().encode())
+def _rewrite_records(store: Store, path: str, renamed: Rename) -> None:
+    records = [replace(record, uri=renamed(record.uri)) for record in records_of_json(store.read(path))]
+    store.publish(path, records_json(records).encode())
 
 
 def _with(table: pa.Table, name: str, values: list[str]) -> pa.Table:

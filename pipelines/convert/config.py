@@ -16,8 +16,9 @@ class ConvertConfig:
 
     faces: Positional[str]  # The dataset of faces to read.
     out: Positional[str]  # Folder or s3:// prefix of the new dataset.
-    reconstruct: str = "deca"
-    """Reconstructor: `deca`, `emoca`, `smirk` (networks that you provide), or `fit` (landmarks, no network)."""
+    reconstruct: str = ""
+    """Reconstructor: `deca`, `emoca`, `smirk` (networks that you provide), or `fit` (landmarks, no network). Empty: the
+    same rows, in the layout of this version."""
     head: Literal["open", "flame"] = "flame"  # Head model of the new coefficients.
     head_folder: str = ""  # Folder of FLAME's files, or one model in it; empty: searched for among the assets.
     shape: int = 100  # Shape coefficients of FLAME, 1-300.

@@ -21,7 +21,7 @@ from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units
 from pipelines.convert.config import ConvertConfig
 from pipelines.extract import components
-from pipelines.extract.layout import RECORD_KEY, parquet, part_path
+from pipelines.extract.layout import RECORDS_KEY, parquet, part_path
 from pipelines.extract.unit import Crops
 from rigface import schema
 from rigface.dataset.faces import Faces
@@ -129,13 +129,13 @@ class ConvertUnit:
         columns = {name: _column(table, name) for name in kept}
         rows = np.flatnonzero(_column(table, "status").to_numpy(zero_copy_only=False) == "ok")
         if len(rows):
-            fit = reconstruct(self._reconstructor, _aligned(table, rows), _column(table, "track").to_numpy()[rows])
+            fit = reconstruct(self._reconstructor, _aligned(table, rows), _tracks(table)[rows])
             finite = np.all([np.isfinite(v).reshape(len(rows), -1).all(1) for v in _numbers(fit).values()], axis=0)
             columns |= _failed(columns, rows[~finite])
             columns |= _spread(_new_columns(fit, self._reconstructor.head_spec), rows, finite, len(table))
         converted = schema.table_of(columns, self._schema)
-        record = {RECORD_KEY: table.schema.metadata[RECORD_KEY]} if RECORD_KEY in table.schema.metadata else {}
-        converted = converted.replace_schema_metadata({**self._schema.metadata, **record})
+        records = {key: text for key, text in (table.schema.metadata or {}).items() if key == RECORDS_KEY}
+        converted = converted.replace_schema_metadata({**self._schema.metadata, **records})
         self._out.publish(part_path(unit), parquet(converted), replace=False)
         return {"rows": len(table), "units": 1}
 
@@ -143,6 +143,12 @@ class ConvertUnit:
 def _column(table: pa.Table, name: str) -> pa.Array:
     column = table[name]
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _tracks(table: pa.Table) -> np.ndarray:
+    """(N,) numbers of the tracks, different in different inputs."""
+    keys = [f"{uri}\0{track}" for uri, track in zip(*(table[n].to_pylist() for n in ("uri", "track")))]
+    return np.unique(keys, return_inverse=True)[1]
 
 
 def _aligned(table: pa.Table, rows: np.ndarray) -> AlignedFaces:

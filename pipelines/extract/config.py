@@ -9,6 +9,7 @@ configured in infra/.
 import hashlib
 import json
 import os
+import zlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from rigface.profile import PROFILES, CropRule
 from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
+OPENING = 4  # frames' work: what it costs to open an input, to find the chunk and to commit the rows
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
 MODEL_FOLDERS = ("detector_folder", "identity_folder", "parser_folder", "head_folder")  # fields of `Settings`
 FOLDERS = (*MODEL_FOLDERS, "root")  # fields of `Settings`: places, not content
@@ -145,6 +147,12 @@ class ExtractConfig:
     overwrite: bool = False  # Delete the dataset in OUT and start again.
     retry_errors: bool = False  # Retry inputs that ended as an error in an earlier run.
     identities: bool = True  # Cluster identities across inputs at the end.
+    shard: str = ""
+    """Do the share I of N of the inputs, as `--shard I/N`: several such runs write to one OUT at once, each on its
+    own inputs. They only add; a last run without --shard does what they left, clusters identities and checks all."""
+    shard_frames: int = 300
+    """Work that one object of OUT/faces holds, in sampled frames: short inputs are bundled. Small jobs have smaller
+    ones, so that every worker gets some."""
     silence_s: float = 120.0  # Stop a decoder that makes no progress for so long.
     stall_s: float = 1800.0  # End the job if no unit of work finishes for so long.
 
@@ -157,6 +165,23 @@ class ExtractConfig:
             raise PlanError("detect_faces runs on CPUs (decoder and landmarker): set detect_faces.gpus to 0")
         in_range(self, "(0, inf)", "silence_s", "stall_s")
         in_range(self, "[80, inf)", "object_store_mb")
+        in_range(self, "[1, inf)", "shard_frames")
+        if self.shard:
+            number, _, count = self.shard.partition("/")
+            if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+                raise PlanError(f"--shard: want I/N with I from 1 to N, such as 2/8, got {self.shard!r}")
+            if self.overwrite or self.retry_errors:
+                raise PlanError("--overwrite and --retry-errors change what is there: use them without --shard")
+
+    @property
+    def part(self) -> str:
+        """The part of the dataset that this run locks, as in `lock.hold`; empty: all of it."""
+        return self.shard.replace("/", "-of-")
+
+    def is_mine(self, uri: str) -> bool:
+        """True if an input is of this run's share."""
+        number, _, count = self.shard.partition("/")
+        return not self.shard or zlib.crc32(uri.encode()) % int(count) == int(number) - 1
 
     @property
     def pools(self) -> list[tuple[tuple[str, ...], Pool]]:
@@ -190,7 +215,7 @@ def laptop(videos: tuple[str, ...] = (), out: str = "", workers: int = 0) -> Ext
 
 
 def debug(videos: tuple[str, ...] = (), out: str = "", workers: int = 0) -> ExtractConfig:
-    """Fake models and chunks of 8 frames: the whole job in seconds."""
+    """Fake models, chunks of 8 frames and shards of 40: the whole job in seconds."""
     return ExtractConfig(
         videos or ("VIDEOS",),
         out,
@@ -202,6 +227,7 @@ def debug(videos: tuple[str, ...] = (), out: str = "", workers: int = 0) -> Extr
         mask_and_score=Pool(shared=True),
         write=Pool(shared=True),
         object_store_mb=100,
+        shard_frames=40,
     )
 
 

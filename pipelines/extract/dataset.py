@@ -1,22 +1,27 @@
-"""Output folder of the extract job: run information, finished units and one row per input.
+"""Output folder of the extract job: run information, finished shards and one row per input.
 
     OUT/rigface.json               settings, head, detector, package versions, git commit, and the latest runs
-    OUT/faces/<2 hex>/<unit>.parquet   one object per unit that shows faces; its record is in the file's metadata
+    OUT/faces/<2 hex>/<shard>.parquet   one object per shard; the records of its units are in the file's metadata
     OUT/faces/schema.parquet       no rows: readers find the columns even if there are no faces
     OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
     OUT/identities/<24 hex>.parquet    one row per track, added by each pass of `identities`
-    OUT/.rigface/                  plans, records of units without faces, crashes, lock, unfinished files
+    OUT/.rigface/                  plans, records of shards without faces, crashes, lock, unfinished files
 
-A unit is done when its object exists; an input is done when its row does. Only the holder of the lock writes here,
-except for units, whose objects appear whole and whose first commit wins.
+An input is done when its row exists. Of an input without a row, those units are done that have a record in an object.
+Units leave a shard by its being written again, whole, under its name: a reader sees the rows before or after, and never
+those of two contents of an input.
+
+Only the holder of the lock writes here, except for shards, whose objects appear whole and whose first commit wins. The
+holder of a part (`--shard 1/4`) only adds objects, so that several of them may work at once.
 """
 
-import contextlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from itertools import chain
+from functools import partial
+from itertools import chain, compress
 from typing import Any
 
 import pyarrow as pa
@@ -24,18 +29,29 @@ import pyarrow as pa
 from pipelines import run_info
 from pipelines.extract import quarantine
 from pipelines.extract.config import Settings, config_hash, differences
-from pipelines.extract.layout import error_path, parquet, part_path, publish_by_hash, record_of, remove_rows
+from pipelines.extract.layout import (
+    error_path,
+    parquet,
+    part_path,
+    publish_by_hash,
+    records_of,
+    remove_rows,
+    rows_of,
+    with_records,
+)
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.plan_store import PLANS, PlanStore
 from pipelines.extract.quarantine import Quarantine
 from pipelines.extract.summary import InputRow
-from pipelines.extract.unit import Record
+from pipelines.extract.unit import Record, records_json, records_of_json
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
 from rigface.dataset.identities import FOLDER as IDENTITIES
 from rigface.errors import PlanError
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
+
+READ_THREADS = 16
 
 
 class FaceDataset:
@@ -63,6 +79,11 @@ class FaceDataset:
         if info is None or overwrite:
             return name
         self._check_root(info, settings.root)
+        if info["schema"][0] != schema.FACES_VERSION:
+            raise PlanError(
+                f"{self.store.uri} has the layout {info['schema'][0]} of an earlier version. It can be read, not "
+                f"continued: `rigface convert {self.store.uri} NEW` writes it in the layout {schema.FACES_VERSION}"
+            )
         if info["config"] == name:
             return name
         now = _flat(asdict(settings), asdict(head), asdict(detector))
@@ -89,12 +110,18 @@ class FaceDataset:
         if earlier and not root:
             raise PlanError(f"{self.store.uri} holds uris relative to {earlier}: add --root with its present place")
 
-    def begin_run(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
-        """Prepare the dataset for a run that passed `check`; returns the name of the configuration."""
+    def begin_run(
+        self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool = False, part: str = ""
+    ) -> str:
+        """Prepare the dataset for a run, or a part of one, that passed `check`; returns the name of the
+        configuration.
+        """
         config = self.check(settings, head, detector, overwrite)
         if overwrite and self.info() is not None:
             self._clear()
         info = self.info() or {}
+        if part and info:
+            return config
         now = datetime.now(UTC).isoformat(timespec="seconds")
         run = {"started": now, **run_info.software()}
         info = {
@@ -126,8 +153,7 @@ class FaceDataset:
 
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
         """Keep new plans; the number of inputs that lost the rows and units of an earlier content or other chunks."""
-        earlier = [(before[p.uri], p) for p in plans if p.uri in before]
-        changed = [old for old, new in earlier if (old.sha256, old.chunks) != (new.sha256, new.chunks)]
+        changed = [before[p.uri] for p in plans if p.uri in before and not p.has_units_of(before[p.uri])]
         self._remove(changed, config)
         self.plans.add(plans)
         return len(changed)
@@ -142,19 +168,35 @@ class FaceDataset:
         self.plans = PlanStore(self.store)
 
     def retry(self, plans: list[Plan], config: str) -> None:
-        """Undo failures of some inputs: rows, records of units without faces, parts that were not read to the end."""
+        """Undo failures of some inputs: rows, and units that failed without a face or were not read to the end."""
         self._remove(plans, config, only_failed=True)
 
     def _remove(self, plans: list[Plan], config: str, only_failed: bool = False) -> None:
         """Remove the rows and the units of some inputs."""
         self.reopen([plan.uri for plan in plans])
+        units: dict[str, set[str]] = {}  # by shard
         for plan in plans:
             Quarantine(self.store).forget(plan.uri)
             for unit in units_of(plan, config):
-                with contextlib.suppress(FileNotFoundError):  # not done
-                    if not only_failed or self.record(unit.unit_id).crash is not None:
-                        self.store.delete(part_path(unit.unit_id))
-                self.store.delete(error_path(unit.unit_id))
+                units.setdefault(unit.shard, set()).add(unit.unit_id)
+        for shard, of_shard in units.items():
+            self.drop(shard, partial(_is_removed, of_shard, only_failed))
+
+    def drop(self, shard: str, is_removed: Callable[[Record], bool]) -> None:
+        """Remove some units from a shard, if it is done; without any it is deleted, else written again without them."""
+        try:
+            path, records = self._stored(shard)
+        except FileNotFoundError:
+            return
+        stay = [not is_removed(record) for record in records]
+        kept = list(compress(records, stay))
+        if not kept:
+            self.store.delete(path)
+        elif len(kept) < len(records) and path == part_path(shard):
+            rows = compress(rows_of(self.store.table(path), records), stay)
+            self.store.publish(path, parquet(with_records(pa.concat_tables(rows), kept)))
+        elif len(kept) < len(records):
+            self.store.publish(path, records_json(kept).encode())
 
     def reopen(self, uris: Collection[str]) -> None:
         """Remove the rows of some inputs, and the identities of their tracks, which are numbered anew."""
@@ -162,36 +204,43 @@ class FaceDataset:
             remove_rows(self.store, IDENTITIES, uris)
             remove_rows(self.store, "inputs", uris)
 
-    def sweep_orphans(self, config: str) -> None:
-        """Remove units of known inputs that are not in their latest plans: left by a kill, or committed late."""
-        uris, units = CompactSet(), CompactSet()
+    def sweep_orphans(self) -> None:
+        """Remove shards of known inputs that are not in their latest plans: left by a kill, or committed late."""
+        uris, shards = CompactSet(), CompactSet()
         for plan in self.plans.latest():
             uris.add(plan.uri)
-            for unit in units_of(plan, config):
-                units.add(unit.unit_id)
-        for names, path in zip(self.parts(), (part_path, error_path)):
-            for name in names:
-                if name not in units and self.record(name).uri in uris:
-                    self.store.delete(path(name))
+            for shard in plan.shards:
+                shards.add(shard)
+        for shard in chain(*self.parts()):
+            if shard not in shards:
+                self.drop(shard, lambda record: record.uri in uris)
 
-    # --- units
+    # --- shards
 
     def done(self) -> CompactSet:
-        """Names of all finished units."""
-        with_faces, without = self.parts()
-        return CompactSet(chain(with_faces, without))
+        """Names of all finished shards."""
+        return CompactSet(chain(*self.parts()))
 
     def parts(self) -> tuple[Iterator[str], Iterator[str]]:
-        """Names of the finished units with faces, and of those with a record only, as they are listed."""
+        """Names of the finished shards with faces, and of those with records only, as they are listed."""
         with_faces = self.store.names("faces", ".parquet")
-        return (unit for unit in with_faces if unit != "schema"), self.store.names(f"{INTERNAL}/units", ".json")
+        return (shard for shard in with_faces if shard != "schema"), self.store.names(f"{INTERNAL}/units", ".json")
 
-    def record(self, unit: str) -> Record:
-        """The record of a finished unit, else FileNotFoundError."""
+    def records(self, shard: str) -> list[Record]:
+        """The records of a finished shard's units, in the order of its rows, else FileNotFoundError."""
+        return self._stored(shard)[1]
+
+    def _stored(self, shard: str) -> tuple[str, list[Record]]:
+        """The path of a finished shard, and its records."""
         try:
-            return record_of(self.store.schema(part_path(unit)))
+            return part_path(shard), records_of(self.store.schema(part_path(shard)))
         except FileNotFoundError:
-            return Record.from_json(self.store.read(error_path(unit)).decode())
+            return error_path(shard), records_of_json(self.store.read(error_path(shard)))
+
+    def units_in(self, shards: Iterable[str]) -> dict[str, Record]:
+        """The records of all units in some finished shards, by unit."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            return {record.unit_id: record for records in pool.map(self.records, shards) for record in records}
 
     # --- inputs
 
@@ -209,6 +258,11 @@ class FaceDataset:
             columns = schema.inputs_schema()
             table = schema.table_of({n: [getattr(row, n) for row in rows] for n in columns.names}, columns)
             publish_by_hash(self.store, "inputs", table)
+
+
+def _is_removed(units: Collection[str], only_failed: bool, record: Record) -> bool:
+    has_failed = record.crash is not None or (record.status != "ok" and not record.faces)
+    return record.unit_id in units and (has_failed or not only_failed)
 
 
 def _flat(settings: dict[str, Any], head: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:

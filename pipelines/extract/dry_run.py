@@ -30,7 +30,7 @@ def preview(config: ExtractConfig) -> str:
     check_stages(config, head, detector)
     dataset = FaceDataset(Store(config.out))
     name = dataset.check(config.settings, head, detector, config.overwrite)
-    uris = sources.find_all(config.videos, config.settings.root)
+    uris = filter(config.is_mine, sources.find_all(config.videos, config.settings.root))
     info, fresh = dataset.info(), config.overwrite
     done = CompactSet() if fresh else dataset.done()
     left: Counter[str] = Counter()
@@ -45,7 +45,7 @@ def preview(config: ExtractConfig) -> str:
             yield from changed
             left.update(inputs=len(window), unreachable=len(unreachable))
             for uri in known.keys() - unreachable - set(changed):
-                missing = [unit for unit in units_of(known[uri], name) if unit.unit_id not in done]
+                missing = [unit for unit in units_of(known[uri], name) if unit.shard not in done]
                 left.update(units=len(missing), frames=sum(unit.expected for unit in missing))
 
     sample, count = sources.sample(new_inputs(), MAX_SURVEYED)
@@ -83,7 +83,7 @@ def status(out: str) -> str:
         counts.update(rows["status"].to_pylist())
         faces += sum(rows["faces"].to_pylist())
     with_faces, without = (sum(1 for _ in names) for names in dataset.parts())
-    inputs, units = dataset.plans.count()
+    inputs, shards = dataset.plans.count()
     writer = lock.held(dataset.store)
     return "\n".join(
         [
@@ -91,7 +91,7 @@ def status(out: str) -> str:
             f"{'being written by ' + writer if writer else 'no run is writing to it'}",
             f"{counts.total():,} of {inputs:,} known inputs finished: "
             + (", ".join(f"{n:,} {s}" for s, n in counts.most_common()) or "none"),
-            f"{with_faces + without:,} of {units:,} units done, {with_faces:,} of them with faces",
+            f"{with_faces + without:,} of {shards:,} shards done, {with_faces:,} of them with faces",
             f"{faces:,} faces in finished inputs",
         ]
     )

@@ -3,14 +3,15 @@
 Path: records of an input's units -> join_tracks (long videos only) -> summarize_input -> InputFinalizer -> OUT/inputs.
 
 Tracks are numbered within their chunk when a unit is written. For an input of several chunks they are joined across
-each border and renumbered, and the parts in which a number changes are written again, whole. The numbers a part had
-before are kept in its record (`numbered`), so doing it twice, or being killed in between, gives the same result.
+each border and renumbered, and the shards in which a number changes are written again, whole; nothing else is in them
+(`plan.bundles`). The numbers a unit had before are kept in its record (`numbered`), so doing it twice, or being killed
+in between, gives the same result.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.layout import parquet, part_path, with_record
+from pipelines.extract.layout import parquet, part_path, rows_of, with_records
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.summary import InputRow, InputStatus
 from pipelines.extract.unit import Record
@@ -37,8 +38,8 @@ class InputFinalizer:
     `on_done` is called with each row, on the caller's thread.
     """
 
-    def __init__(self, dataset: FaceDataset, config: str, on_done: Callable[[InputRow], None]) -> None:
-        self._dataset, self._config, self._on_done = dataset, config, on_done
+    def __init__(self, dataset: FaceDataset, config: str, on_done: Callable[[InputRow], None], part: str = "") -> None:
+        self._dataset, self._config, self._on_done, self._part = dataset, config, on_done, part
         self._threads = ThreadPoolExecutor(THREADS)
         self._running: list[Future[InputRow]] = []
         self._rows: list[InputRow] = []  # not yet published
@@ -51,11 +52,11 @@ class InputFinalizer:
         self._threads.shutdown()
 
     def add(self, plan: Plan, records: list[Record] | None = None) -> None:
-        """Finalize an input: at once if `records` are all its records, else from its parts, on a thread."""
+        """Finalize an input: at once if `records` are all its records, else from its shards, on a thread."""
         if len(plan.chunks) == 0 or (len(plan.chunks) == 1 and records):
             self._done(summarize_input(plan, records or []))
         else:
-            task = self._threads.submit(finalize_input, self._dataset.store.uri, plan, self._config)
+            task = self._threads.submit(finalize_input, self._dataset.store.uri, plan, self._config, self._part)
             self._running.append(task)
 
     def flush(self, wait: bool = False) -> None:
@@ -109,54 +110,69 @@ def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None
     )
 
 
-def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
-    """Join the tracks of an input whose units are all done; returns its row."""
-    dataset = FaceDataset(lock.follow(Store(out)))
-    records = [dataset.record(unit.unit_id) for unit in units_of(plan, config)]
-    tracks = join_tracks(dataset.store, plan.rate, records) if len(records) > 1 else None
-    return summarize_input(plan, records, tracks)
+def finalize_input(out: str, plan: Plan, config: str, part: str = "") -> InputRow:
+    """Join the tracks of an input whose units are all done; returns its row. `part` is as in `lock.hold`."""
+    dataset = FaceDataset(lock.follow(Store(out), part))
+    names = dict.fromkeys(unit.shard for unit in units_of(plan, config))
+    shards = {name: [r for r in dataset.records(name) if r.uri == plan.uri] for name in names}
+    tracks = join_tracks(dataset.store, plan.rate, shards) if len(plan.chunks) > 1 else None
+    return summarize_input(plan, [record for records in shards.values() for record in records], tracks)
 
 
-def join_tracks(store: Store, rate: float | None, records: list[Record]) -> int:
-    """Number the tracks of a cut video, whose chunks have these records, from start to end; returns their number."""
-    chunks = [_summaries(store, record) if record.faces else [] for record in records]
+def join_tracks(store: Store, rate: float | None, shards: Mapping[str, list[Record]]) -> int:
+    """Number the tracks of a cut video, whose shards hold these units, from start to end; returns their number."""
+    found = [summary for name, records in shards.items() for summary in _summaries(store, name, records)]
+    records = [record for of_shard in shards.values() for record in of_shard]
+    order = sorted(range(len(records)), key=lambda k: records[k].index)
+    chunks = [found[k] for k in order]
     # Unseen for MAX_GAP frames is seen again one later; half a frame more, because frame times jitter.
     widths = {len(track.identity) for chunk in chunks for track in chunk if track.identity is not None} or {0}
     numbers = number_tracks(chunks, (MAX_GAP + 1.5) / (rate or 25), same_person_distance(*widths))
-    for record, ids in zip(records, numbers):
-        if record.faces and ids != dict(_numbered(record, ids)):
-            _renumber(store, record, ids)
-    return len({track for ids in numbers for track in ids.values()})
+    ids = {records[k].unit_id: of_chunk for k, of_chunk in zip(order, numbers)}
+    for name, of_shard in shards.items():
+        if any(ids[r.unit_id] != dict(_numbered(r, ids[r.unit_id])) for r in of_shard):
+            _renumber(store, name, of_shard, ids)
+    return len({track for of_chunk in numbers for track in of_chunk.values()})
 
 
 def _numbered(record: Record, local: Iterable[int]) -> list[tuple[int, int]]:
-    """The present numbers of a part's tracks: (in the chunk, in the file)."""
+    """The present numbers of a unit's tracks: (in the chunk, in the file)."""
     return record.numbered or [(i, i) for i in local]
 
 
-def _summaries(store: Store, record: Record) -> list[TrackSummary]:
-    """The tracks of one part, under the numbers they have in their chunk."""
-    columns = ["track", "time_s", "box", "identity_vector"]
-    part = store.table(part_path(record.unit_id), columns)
-    tracks, times = (part[name].to_numpy() for name in ("track", "time_s"))
-    boxes = part["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)
-    vectors = part["identity_vector"].to_pylist()
+def _summaries(store: Store, shard: str, records: list[Record]) -> list[list[TrackSummary]]:
+    """The tracks of each unit of a shard."""
+    if not any(record.faces for record in records):
+        return [[] for _ in records]
+    table = store.table(part_path(shard), ["track", "time_s", "box", "identity_vector"])
+    return [_tracks(rows, record) if len(rows) else [] for rows, record in zip(rows_of(table, records), records)]
+
+
+def _tracks(rows: pa.Table, record: Record) -> list[TrackSummary]:
+    """The tracks of one unit, under the numbers they have in their chunk."""
+    tracks, times = (rows[name].to_numpy() for name in ("track", "time_s"))
+    boxes = rows["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)
+    vectors = rows["identity_vector"].to_pylist()
     local = {now: chunk for chunk, now in _numbered(record, np.unique(tracks).tolist())}
     summaries = []
     for track in np.unique(tracks).tolist():
-        rows = np.flatnonzero(tracks == track)
-        first, last = rows[np.argmin(times[rows])], rows[np.argmax(times[rows])]
-        known = [vectors[i] for i in rows if vectors[i] is not None]
+        own = np.flatnonzero(tracks == track)
+        first, last = own[np.argmin(times[own])], own[np.argmax(times[own])]
+        known = [vectors[i] for i in own if vectors[i] is not None]
         mean = np.mean(known, axis=0) if known else None
         summaries.append(TrackSummary(local[track], times[first], times[last], boxes[first], boxes[last], mean))
     return summaries
 
 
-def _renumber(store: Store, record: Record, ids: dict[int, int]) -> None:
-    """Write a part again with other track numbers."""
-    path = part_path(record.unit_id)
-    part = store.table(path)
-    before = {now: chunk for chunk, now in _numbered(record, ids)}
-    track = pa.array([ids[before[now]] for now in part["track"].to_pylist()], pa.int32())
-    part = part.set_column(part.schema.get_field_index("track"), part.schema.field("track"), track)
-    store.publish(path, parquet(with_record(part, replace(record, numbered=sorted(ids.items())))))
+def _renumber(store: Store, shard: str, records: list[Record], ids: dict[str, dict[int, int]]) -> None:
+    """Write a shard again with other track numbers, by unit."""
+    table = store.table(part_path(shard))
+    numbers: list[int] = []
+    for rows, record in zip(rows_of(table, records), records):
+        of_unit = ids[record.unit_id]
+        before = {now: chunk for chunk, now in _numbered(record, of_unit)}
+        numbers += [of_unit[before[now]] for now in rows["track"].to_pylist()]
+    at = table.schema.get_field_index("track")
+    table = table.set_column(at, table.schema.field("track"), pa.array(numbers, pa.int32()))
+    numbered = [replace(record, numbered=sorted(ids[record.unit_id].items())) for record in records]
+    store.publish(part_path(shard), parquet(with_records(table, numbered)))

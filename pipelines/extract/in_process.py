@@ -1,13 +1,13 @@
 """Small jobs in this process, without Ray: the same stages on the same units, hence the same rows bit for bit.
 
-Path: unit plans -> StageActor (all stages, one unit after another) -> the record of each unit.
+Path: the units of each shard -> StageActor (all stages, one shard after another) -> the record of each unit.
 
 Starting Ray costs as much as some hundred frames. What may crash is apart here, too: decoding and detection run in the
 child process of `DetectFaces`, which loads its models while this process loads those of the other stages.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -17,7 +17,7 @@ from pipelines.extract import dataflow
 from pipelines.extract.config import ExtractConfig, Settings
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.stages import StageActor
-from pipelines.extract.unit import Record, Unit
+from pipelines.extract.unit import Record, Shard, Unit
 from rigface.errors import StorageGone
 from rigface.terminal import os_error_sentence
 from rigface.types import DetectorSpec, HeadSpec
@@ -28,7 +28,7 @@ HEAVY_FRAME_S = 0.5  # with a search in tiles, or with networks that the user pr
 LIGHT_MODELS = {"detector": "mediapipe", "identity": "dlib", "parser": "colours", "reconstructor": "fit"}
 
 
-def is_chosen(config: ExtractConfig, units: Sequence[UnitPlan]) -> bool:
+def is_chosen(config: ExtractConfig, units: Iterable[UnitPlan]) -> bool:
     """True if these units are to run in this process: by `in_process`, else by the work and the named resources."""
     if config.in_process != "auto":
         return config.in_process == "always"
@@ -42,28 +42,34 @@ def is_excluded(config: ExtractConfig, inputs: int) -> bool:
     return is_much or not is_chosen(config, ())
 
 
-def work_s(settings: Settings, units: Sequence[UnitPlan]) -> float:
+def work_s(settings: Settings, units: Iterable[UnitPlan]) -> float:
     """Estimated seconds of one core."""
     is_light = all(getattr(settings, name) in (model, "fake", "none") for name, model in LIGHT_MODELS.items())
     frame_s = FRAME_S if is_light and not settings.small_faces else HEAVY_FRAME_S
     return sum(UNIT_S + frame_s * unit.expected for unit in units)
 
 
-def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, units: list[UnitPlan]) -> Iterator[Record]:
-    """Run the units in their order; the record of each once it is committed.
+def run_shards(
+    config: ExtractConfig,
+    head: HeadSpec,
+    detector: DetectorSpec,
+    shards: Sequence[Sequence[UnitPlan]],
+    say: Callable[[str], None],
+) -> Iterator[list[Record]]:
+    """Run the shards in their order; the records of each once it is committed. `say` is not called.
 
     StorageGone if the output cannot be written.
     """
     with _one_thread():
-        actor = StageActor(list(dataflow.stage_arguments(config, head, detector).values()))
+        actor = StageActor(list(dataflow.stage_arguments(config, head, detector).values()), config.out, config.part)
         try:
-            for plan in units:
-                unit = Unit(plan)
+            for plans in shards:
+                shard = Shard([Unit(plan) for plan in plans])
                 try:
-                    actor.run(unit)
+                    actor.run(shard)
                 except OSError as e:
                     raise StorageGone(f"{os_error_sentence(e)}. {RESUME}") from e
-                yield unit.record
+                yield shard.records
         finally:
             actor.close()
 

@@ -1,12 +1,15 @@
 """Extract job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
 
-    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write
+    find -> survey (Ray tasks) -> shards of units -> detect_faces -> reconstruct -> mask_and_score -> write
          (on Ray Data: dataflow.py, or in this process if they are few: in_process.py)
          -> finalize every input -> identities
 
-A unit is done when its object exists, an input when its row does; see dataset.py. The driver only counts: each unit
+A shard is done when its object exists, an input when its row does; see dataset.py. The driver only counts: each unit
 sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and
 nothing twice.
+
+Several drivers may share the work (`--shard 1/4`), each with its own inputs; then a run without --shard does what they
+left, such as changed inputs, which means to rewrite objects, and the identities.
 
 The driver's memory is bounded, see planning.py: it lists and plans a window of inputs, and processes it group by group,
 before it lists the next.
@@ -15,7 +18,8 @@ before it lists the next.
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 
 from pipelines.cluster import session
@@ -24,7 +28,7 @@ from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import InputFinalizer
 from pipelines.extract.identities import identify
-from pipelines.extract.plan import Plan, UnitPlan, units_of
+from pipelines.extract.plan import Plan, UnitPlan, shard_name, units_of
 from pipelines.extract.planning import Planner
 from pipelines.extract.progress import Progress
 from pipelines.extract.summary import Summary
@@ -61,7 +65,8 @@ def extract(
     dataset.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos, config.settings.root)
     uris = chain([next(uris)], uris)  # raises before anything is written if there is no input
-    with lock.hold(dataset.store) as check_lock, contextlib.ExitStack() as stack:
+    uris = filter(config.is_mine, uris)
+    with lock.hold(dataset.store, config.part) as check_lock, contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress or Progress())
         run = _Run(config, dataset, (head, detector), shown, check_lock, stack, on_unit)
         return run.all(uris)
@@ -89,12 +94,13 @@ class _Run:
     ) -> None:
         self.config, self.dataset, self.specs, self.progress = config, dataset, specs, progress
         self._check_lock, self._stack, self._on_unit, self._on_ray = check_lock, stack, on_unit, False
-        self._existing: tuple[CompactSet, CompactSet] | None = None  # units and rows; read again after a removal
-        self._known = 0  # units of the present plans among the existing ones
+        self._existing: tuple[CompactSet, CompactSet] | None = None  # shards and rows; read again after a removal
+        self._known = CompactSet()  # shards of the present plans among the existing ones
         self.summary = Summary()
-        self.name = dataset.begin_run(config.settings, *specs, config.overwrite)
+        self.name = dataset.begin_run(config.settings, *specs, config.overwrite, config.part)
         self._planner = Planner(config, dataset, self.name, self._connect, progress.message)
-        self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
+        finalizer = InputFinalizer(dataset, self.name, progress.input_done, config.part)
+        self._finalizer = stack.enter_context(finalizer)
 
     def all(self, uris: Iterator[str]) -> Summary:
         began = time.monotonic()
@@ -107,9 +113,9 @@ class _Run:
 
         for plans in self._planner.groups(noted()):
             self._process(plans)
-        if self._existing and len(self._existing[0]) > self._known:
-            self.dataset.sweep_orphans(self.name)
-        if self.config.identities:
+        if self._existing and len(self._existing[0]) > len(self._known) and not self.config.part:
+            self.dataset.sweep_orphans()
+        if self.config.identities and not self.config.part:
             self._identities()
         self._count_inputs(wanted)
         self.summary.wall_s = time.monotonic() - began
@@ -145,40 +151,70 @@ class _Run:
             rows = (uri for table in self.dataset.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
             self._existing = self.dataset.done(), CompactSet(rows)
         done, has_row = self._existing
-        units: list[UnitPlan] = []
-        waiting: dict[str, set[str]] = {}
-        for plan in plans.values():
-            missing = [unit for unit in units_of(plan, self.name) if unit.unit_id not in done]
-            self._known += len(plan.chunks) - len(missing)
-            if missing:
-                waiting[plan.uri] = {unit.unit_id for unit in missing}
-                units += missing
-        self.dataset.reopen([uri for uri in waiting if uri in has_row])  # parts of a finished input were deleted
+        units = {uri: list(units_of(plan, self.name)) for uri, plan in plans.items()}
+        for shard in {unit.shard for of_input in units.values() for unit in of_input}:
+            if shard in done:
+                self._known.add(shard)
+        unfinished = [unit.shard for uri, of_input in units.items() if uri not in has_row for unit in of_input]
+        held = self.dataset.units_in(shard for shard in dict.fromkeys(unfinished) if shard in done)
+        missing = {
+            uri: [u for u in of_input if u.shard not in done or not (uri in has_row or u.unit_id in held)]
+            for uri, of_input in units.items()
+            if not (self.config.part and uri in has_row)  # to repair a finished input is for the run without --shard
+        }
+        waiting = {uri: {unit.unit_id for unit in of_input} for uri, of_input in missing.items() if of_input}
+        self.dataset.reopen([uri for uri in waiting if uri in has_row])  # shards of a finished input were deleted
+        shards = self._bundled(plans, [unit for of_input in missing.values() for unit in of_input])
         complete = [plan for uri, plan in plans.items() if uri not in waiting and uri not in has_row]
-        self.progress.expect(len(waiting) + len(complete), len(units), sum(unit.expected for unit in units))
-        is_small = in_process.is_chosen(self.config, units)
-        if units and not is_small:
+        expected = {unit.unit_id: unit.expected for of_shard in shards for unit in of_shard}
+        self.progress.expect(len(waiting) + len(complete), len(expected), sum(expected.values()))
+        is_small = in_process.is_chosen(self.config, chain.from_iterable(shards))
+        if shards and not is_small:
             self._connect()
         for plan in complete:
-            self._finalizer.add(plan)
-        if units:
-            self._run_units(plans, waiting, units, is_small)
+            self._finalizer.add(plan, [held[unit.unit_id] for unit in units[plan.uri]])
+        if shards:
+            self._run_shards(plans, waiting, shards, expected, is_small)
         self._finalizer.flush(wait=True)
 
-    def _run_units(
-        self, plans: dict[str, Plan], waiting: dict[str, set[str]], units: list[UnitPlan], is_small: bool
+    def _bundled(self, plans: dict[str, Plan], units: list[UnitPlan]) -> list[list[UnitPlan]]:
+        """The missing units by shard. Those of a shard that lacks others, changed, removed or not wanted now, are
+        bundled anew, and the new plans kept.
+        """
+        shards = _by_shard(units)
+        torn = {unit.unit_id: unit for name, us in shards.items() if shard_name(us) != name for unit in us}
+        if torn:
+            again = []
+            for plan in (plans[uri] for uri in dict.fromkeys(unit.uri for unit in torn.values())):
+                left = tuple("" if u.unit_id in torn else u.shard for u in units_of(plan, self.name))
+                again.append(replace(plan, shards=left))
+            again = self._planner.bundled(again)
+            self.dataset.plans.add(again)
+            plans.update((plan.uri, plan) for plan in again)
+            new = {u.unit_id: u for plan in again for u in units_of(plan, self.name) if u.unit_id in torn}
+            shards = _by_shard(new.get(unit.unit_id, unit) for unit in units)
+        return list(shards.values())
+
+    def _run_shards(
+        self,
+        plans: dict[str, Plan],
+        waiting: dict[str, set[str]],
+        shards: list[list[UnitPlan]],
+        expected: dict[str, int],
+        is_small: bool,
     ) -> None:
-        expected = {unit.unit_id: unit.expected for unit in units}
         crashes: deque[str | None] = deque(maxlen=CRASH_WINDOW)
         crashed: set[str] = set()  # inputs
         began = time.monotonic()
         where = "in this process (--workers, --address: on Ray)" if is_small else "starting the actors"
-        self.progress.message(f"{len(units):,} units of work, {where}")
-        run_units = in_process.run_units if is_small else dataflow.run_units
-        for record in run_units(self.config, *self.specs, units):
+        about = f"{len(expected):,} units of work in {len(shards):,} shards"
+        self.progress.message(f"{about}, {where}")
+        run_shards = in_process.run_shards if is_small else dataflow.run_shards
+        done = run_shards(self.config, *self.specs, shards, lambda sentence: self.progress.message(sentence or about))
+        for record in chain.from_iterable(done):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
-                self.progress.message(f"{len(units):,} units of work")
+                self.progress.message(about)
             self._check_lock()
             if self._on_unit is not None:
                 self._on_unit(record)
@@ -198,6 +234,13 @@ class _Run:
         self.progress.message("clustering identities")
         self.summary.identities = str(identify(self.dataset.store))
         self.progress.message(self.summary.identities)
+
+
+def _by_shard(units: Iterable[UnitPlan]) -> dict[str, list[UnitPlan]]:
+    shards: dict[str, list[UnitPlan]] = {}
+    for unit in units:
+        shards.setdefault(unit.shard, []).append(unit)
+    return shards
 
 
 def check_crashes(crashes: deque[str | None]) -> None:

@@ -1,20 +1,24 @@
-"""Plans of inputs, and the units of work they are cut into.
+"""Plans of inputs, the units of work they are cut into, and the shards that units are bundled into.
 
-Path: survey.py -> a Plan per input, kept in OUT/.rigface/plans -> `units_of` -> a UnitPlan per row of the main dataset.
+Path: survey.py -> a Plan per input -> `with_shards` -> OUT/.rigface/plans -> `units_of` -> the units of each shard.
 
-unit_id = sha256(uri, content, chunk, config)[:24]: the same work has the same name in every run, so "done" is "an
-object of this name exists". `content` is the hash of the first MiB and the size. Units keep their names if the uris of
-a dataset are rewritten (`adopt.py`).
+A unit is what is detected, tracked, given up and counted: a chunk of a video, or a picture. A shard is what one actor
+takes and what becomes one object: some units of one cut video, or many short inputs.
+
+unit_id = sha256(uri, content, chunk, config)[:24], and the name of a shard is the hash of those of its units: the same
+work has the same name in every run. `content` is the hash of the first MiB and the size. Units keep their names if the
+uris of a dataset are rewritten (`adopt.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from pipelines.extract.config import OPENING
 from rigface.video.decode import Chunk
 
 Kind = Literal["image", "video"]
@@ -40,14 +44,22 @@ class Plan:
     chunks: tuple[Chunk | None, ...] = ()  # one per unit; None: an image
     expected: tuple[int, ...] = ()  # sampled frames of each chunk, an estimate for progress and forecasts
     first_uri: str = ""  # the uri in the names of its units, if it was another; empty: `uri`
+    shards: tuple[str, ...] = ()  # the name of the shard of each unit
 
-    def named_as(self, earlier: Plan | None) -> Plan:
-        """The plan with the uri in the names of its units that the earlier plan of the same input has."""
-        return self if earlier is None else replace(self, first_uri=earlier.first_uri)
+    def following(self, earlier: Plan | None) -> Plan:
+        """The plan with the names that the earlier plan of the same input gave to the units they share."""
+        if earlier is None:
+            return self
+        shards = earlier.shards if self.has_units_of(earlier) else ()
+        return replace(self, first_uri=earlier.first_uri, shards=shards)
+
+    def has_units_of(self, earlier: Plan) -> bool:
+        """True if the units are those of the earlier plan."""
+        return (self.sha256, self.chunks) == (earlier.sha256, earlier.chunks)
 
     def refused(self, stage: str, reason: str) -> Plan:
         """The plan of the same input if it cannot be used."""
-        return replace(self, status="error", stage=stage, reason=reason, chunks=(), expected=())
+        return replace(self, status="error", stage=stage, reason=reason, chunks=(), expected=(), shards=())
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -56,7 +68,8 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         fields = json.loads(text)
         chunks = tuple(_chunk(chunk) for chunk in fields.pop("chunks"))
-        return cls(chunks=chunks, expected=tuple(fields.pop("expected")), **fields)
+        expected, shards = (tuple(fields.pop(name, ())) for name in ("expected", "shards"))
+        return cls(chunks=chunks, expected=expected, shards=shards, **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +82,16 @@ class UnitPlan:
     chunks: int  # number of these units
     chunk: Chunk | None
     expected: int  # sampled frames, an estimate
+    shard: str = ""  # the shard it belongs to
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    @property
+    def work(self) -> int:
+        """Work, in frames."""
+        return OPENING + self.expected
 
     @classmethod
-    def from_json(cls, text: str) -> UnitPlan:
-        fields = json.loads(text)
+    def of(cls, fields: dict[str, Any]) -> UnitPlan:
+        """A plan from its fields as JSON has them."""
         return cls(chunk=_chunk(fields.pop("chunk")), **fields)
 
 
@@ -85,9 +101,44 @@ def _chunk(fields: dict[str, Any] | None) -> Chunk | None:
 
 def units_of(plan: Plan, config: str) -> Iterator[UnitPlan]:
     """The units of one input."""
-    for index, (chunk, expected) in enumerate(zip(plan.chunks, plan.expected)):
+    shards = plan.shards or ("",) * len(plan.chunks)
+    for index, (chunk, expected, shard) in enumerate(zip(plan.chunks, plan.expected, shards)):
         described = json.dumps(chunk and asdict(chunk), sort_keys=True)
-        work = "\0".join((plan.first_uri or plan.uri, plan.sha256, described, config))
-        yield UnitPlan(
-            hashlib.sha256(work.encode()).hexdigest()[:24], plan.uri, index, len(plan.chunks), chunk, expected
-        )
+        name = _hash((plan.first_uri or plan.uri, plan.sha256, described, config))
+        yield UnitPlan(name, plan.uri, index, len(plan.chunks), chunk, expected, shard)
+
+
+def bundles(units: Iterable[UnitPlan], frames: float) -> Iterator[list[UnitPlan]]:
+    """The units in their order, in bundles of at most so many frames' work or one unit.
+
+    Units of a cut input share a bundle with nothing else: their tracks are numbered anew when the last one is done,
+    and no two inputs may rewrite one object.
+    """
+    bundle: list[UnitPlan] = []
+    work = 0
+    for unit in units:
+        is_other = bool(bundle) and unit.uri != bundle[-1].uri and max(unit.chunks, bundle[-1].chunks) > 1
+        if bundle and (is_other or work + unit.work > frames):
+            yield bundle
+            bundle, work = [], 0
+        bundle.append(unit)
+        work += unit.work
+    if bundle:
+        yield bundle
+
+
+def shard_name(units: Iterable[UnitPlan]) -> str:
+    """The name of a shard of these units, in whatever order."""
+    return _hash(sorted(unit.unit_id for unit in units))
+
+
+def with_shards(plans: Collection[Plan], config: str, frames: float) -> list[Plan]:
+    """The plans with a shard, of about so many frames' work, for each unit that has none."""
+    units = {plan.uri: list(units_of(plan, config)) for plan in plans}
+    new = (unit for of_input in units.values() for unit in of_input if not unit.shard)
+    names = {unit.unit_id: shard_name(bundle) for bundle in bundles(new, frames) for unit in bundle}
+    return [replace(plan, shards=tuple(u.shard or names[u.unit_id] for u in units[plan.uri])) for plan in plans]
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

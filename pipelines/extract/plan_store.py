@@ -6,7 +6,6 @@ The latest plan of an input counts.
 """
 
 import time
-from array import array
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -51,9 +50,13 @@ class PlanStore:
         return {uri: Plan.from_json(text) for uri, (_, text) in latest.items()}
 
     def count(self) -> tuple[int, int]:
-        """The numbers of planned inputs and of units in their latest plans."""
-        units = array("L", (len(plan.chunks) for plan in self.latest()))
-        return len(units), sum(units)
+        """The numbers of planned inputs and of shards in their latest plans."""
+        inputs, shards = 0, CompactSet()
+        for plan in self.latest():
+            inputs += 1
+            for shard in plan.shards:
+                shards.add(shard)
+        return inputs, len(shards)
 
     def latest(self) -> Iterator[Plan]:
         """The latest plan of every input; takes 12 bytes of memory a plan. All plans of a part have one time."""

@@ -1,7 +1,7 @@
 """Plans of a job's inputs: what is known, what has changed, what is new, a bounded number of plans at a time.
 
-Path: uris -> `Planner.groups`: a window is checked and surveyed (Ray tasks, or here if it is small), its plans are kept
-in OUT/.rigface/plans and read back in groups -> job.py.
+Path: uris -> `Planner.groups`: a window is checked and surveyed (Ray tasks, or here if it is small), its units are
+bundled into shards, its plans are kept in OUT/.rigface/plans and read back in groups -> job.py.
 
 However many and however long the inputs are, the driver holds the plans of one slice of inputs and of the units of one
 group, and 12 bytes for every name.
@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from pipelines.cluster.shortage import Need, watching
 from pipelines.extract import in_process
-from pipelines.extract.config import ExtractConfig
+from pipelines.extract.config import OPENING, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S
-from pipelines.extract.plan import Plan
+from pipelines.extract.plan import Plan, with_shards
 from pipelines.extract.survey import survey
 from pipelines.inputs import open_input
 from rigface.errors import JobBroken
@@ -25,6 +26,8 @@ WINDOW = 100_000  # inputs that are surveyed together, so that a large cluster h
 SLICE = 1000  # inputs whose plans are read together
 GROUP_UNITS = 100_000  # units that run together: 300 MB. Restarting actors in between is nothing beside its hours
 SURVEY_BATCH = 16  # inputs per survey task
+SURVEY_CPUS = 0.5  # of such a task
+SHARDS_PER_ACTOR = 8  # at least: a small job has smaller shards, so that all actors work to its end
 MAX_LOCAL_BATCHES = 16  # for fewer inputs, Ray's workers would take longer to start than the survey takes
 
 
@@ -81,9 +84,21 @@ class Planner:
             unreachable |= away
         self._say(f"{len(uris):,} inputs, {len(known):,} known, {len(new):,} new or changed")
         check_reachable(unreachable, known)
+        if self._config.part and (changed_later := known & set(new)):
+            self._say(f"{len(changed_later):,} changed inputs wait for the run without --shard")
+            new = [uri for uri in new if uri not in changed_later]
         if self._config.retry_errors:
             new += self._forget_errors(known - unreachable - set(new))
         self.unreachable |= unreachable | self._survey(new, known)
+
+    def bundled(self, plans: Collection[Plan], inputs: int = 0) -> list[Plan]:
+        """The plans with a shard for each unit; `inputs` is the number of inputs that are planned, if these are some of
+        them.
+        """
+        pool = self._config.detect_faces
+        work = sum(OPENING * len(plan.chunks) + sum(plan.expected) for plan in plans)
+        share = work * max(inputs / max(len(plans), 1), 1) / (SHARDS_PER_ACTOR * max(pool.actors, pool.max_actors))
+        return with_shards(plans, self._name, min(share, self._config.shard_frames))
 
     def _forget_errors(self, uris: set[str]) -> list[str]:
         """Undo earlier failures of unchanged inputs; returns those that must be surveyed again."""
@@ -108,15 +123,17 @@ class Planner:
             count += len(plans)
             self._say(f"surveying new inputs: {count:,} of {len(uris):,}")
             if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
-                unreachable |= self._keep(new, known)
+                unreachable |= self._keep(new, known, len(uris))
                 new, flushed = [], time.monotonic()
         return unreachable
 
-    def _keep(self, plans: list[Plan], known: set[str]) -> set[str]:
-        """Keep new plans, except of known inputs whose content could not be read, which are returned."""
+    def _keep(self, plans: list[Plan], known: set[str], inputs: int) -> set[str]:
+        """Keep some of the plans of so many inputs, except of known ones whose content could not be read, which are
+        returned.
+        """
         before = self._dataset.plans.load(plan.uri for plan in plans if plan.uri in known)
         lost = {p.uri for p in plans if not p.sha256 and p.uri in before and before[p.uri].sha256}
-        kept = [p.named_as(before.get(p.uri)) for p in plans if p.uri not in lost]
+        kept = self.bundled([p.following(before.get(p.uri)) for p in plans if p.uri not in lost], inputs)
         if self._dataset.add_plans(kept, before, self._name):
             self.has_removed = True
         return lost
@@ -137,11 +154,13 @@ class Planner:
         self._connect()
         import ray
 
-        task = ray.remote(num_cpus=0.5)(survey)
+        task = ray.remote(num_cpus=SURVEY_CPUS)(survey)
         waiting = [task.remote(batch, settings, silence_s) for batch in batches]
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            yield from ray.get(ready)
+        with watching([Need("the survey", SURVEY_CPUS)], self._say) as came:
+            while waiting:
+                ready, waiting = ray.wait(waiting)
+                came()
+                yield from ray.get(ready)
 
 
 def _slices(uris: list[str]) -> Iterator[list[str]]:

@@ -2,8 +2,10 @@
 
 * After two crashed units of an input, its remaining units are skipped. Path: the stage `detect_faces` gives a unit up
   -> `add` -> the same stage, on any node, at another unit of that input -> `verdict`.
-* A unit that takes its actor or node down can give nothing up. Its attempts are counted before they begin (`attempt`)
-  and deleted when it is committed (`end`). Killed jobs count, too, hence the high limit.
+* A unit that takes its actor or node down can give nothing up. A shard is noted before it is begun (`begin`) and the
+  note deleted when it is committed (`end`). At a noted shard each unit is counted before its work in an actor begins
+  (`attempt`) and the count deleted after it (`ended`), so that its neighbours are not blamed. Killed jobs count, too,
+  hence the high limit.
 
 A video of two hours is 120 units at five frames a second. If each were tried until it is given up, the video would
 cost 240 crashes, or four minutes of waiting for every unit that hangs. Units that were processed before keep their
@@ -15,6 +17,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from pipelines.extract.plan import UnitPlan
+from pipelines.extract.unit import Shard
 from rigface.storage.store import INTERNAL, Store
 
 FOLDER = f"{INTERNAL}/quarantine"
@@ -51,8 +54,14 @@ class Quarantine:
         if unit.chunks > MAX_CRASHED:
             self._store.publish(f"{_folder(unit.uri)}/{unit.unit_id}.json", json.dumps(asdict(crash)).encode())
 
-    def attempt(self, unit: UnitPlan) -> Crash | None:
-        """Count an attempt at a unit, durably; the verdict of earlier ones if there were too many."""
+    def begin(self, shard: str) -> bool:
+        """Note, durably, that a shard is begun; True if it was begun before and never ended."""
+        return not self._store.publish(_note(shard), b"begun", replace=False)
+
+    def attempt(self, unit: UnitPlan, stage: str) -> Crash | None:
+        """Count an attempt of an actor, with this first stage, at a unit of a shard that was begun before; the verdict
+        of earlier attempts if there were too many.
+        """
         path = _attempts(unit)
         try:
             count = int(self._store.read(path))
@@ -60,17 +69,27 @@ class Quarantine:
             count = 0
         if count >= MAX_ATTEMPTS:
             reason = f"{count} attempts at it ended with their process or node; it may need more memory than there is"
-            return Crash("detect_faces", reason, "lost actor")
+            return Crash(stage, reason, "lost actor")
         self._store.publish(path, str(count + 1).encode())
         return None
 
-    def end(self, unit: UnitPlan) -> None:
-        """Forget the attempts at a unit that is committed."""
+    def ended(self, unit: UnitPlan) -> None:
+        """Forget the attempts at a unit that an actor is done with."""
         self._store.delete(_attempts(unit))
+
+    def end(self, shard: Shard) -> None:
+        """Forget the attempts at a shard that is committed."""
+        for unit in shard.units if shard.again else ():
+            self.ended(unit.plan)
+        self._store.delete(_note(shard.name))
 
     def forget(self, uri: str) -> None:
         """Release an input."""
         self._store.delete_folder(_folder(uri))
+
+
+def _note(shard: str) -> str:
+    return f"{FOLDER}/shards/{shard}"
 
 
 def _attempts(unit: UnitPlan) -> str:

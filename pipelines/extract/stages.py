@@ -1,6 +1,9 @@
 """Stages of the extract job: each wraps one operation of `rigface` and adds columns to the faces of a unit.
 
-Path: Ray row -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_score, write) -> a small record.
+Path: Ray row, a shard -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_score, write) -> small records.
+
+An actor does the units of a shard one after another, so that the rows of a unit do not depend on its neighbours, and a
+file that kills the decoder costs itself alone. `Write` takes the whole shard.
 
 A stage never drops a face and never raises for a bad one: it writes `status` and `reason` and leaves its columns null.
 Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); any other exception is a bug
@@ -8,10 +11,10 @@ and stops the job. `needs` and `adds` are checked by `check_columns` before a cl
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import cv2
 import numpy as np
@@ -19,9 +22,9 @@ import pyarrow as pa
 
 from pipelines.extract import components
 from pipelines.extract.config import Settings
-from pipelines.extract.layout import QUALITY_COLUMNS, error_path, parquet, part_path, with_record
+from pipelines.extract.layout import QUALITY_COLUMNS, error_path, parquet, part_path, with_records
 from pipelines.extract.quarantine import Crash, Quarantine
-from pipelines.extract.unit import Unit
+from pipelines.extract.unit import Shard, Unit, records_json
 from pipelines.inputs import open_input, sources
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
@@ -42,7 +45,7 @@ _PARAMS = tuple(f.name for f in fields(FaceParams))
 
 
 class Stage(Protocol):
-    """One step of the job."""
+    """One step of the job, on a unit; `Write` has none of the units' stages after it, and takes a shard."""
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
@@ -56,6 +59,7 @@ class DetectFaces:
 
     Args:
         remote: start the child that reads from S3 first.
+        part: as in `lock.hold`.
     """
 
     name = "detect_faces"
@@ -65,19 +69,17 @@ class DetectFaces:
         *("identity_vector", "crop", "_score"),
     )
 
-    def __init__(self, settings: Settings, silence_s: float, out: str, remote: bool = False) -> None:
+    def __init__(self, settings: Settings, silence_s: float, out: str, remote: bool = False, part: str = "") -> None:
         self._settings, self._silence_s = settings, silence_s
         self._children: dict[bool, WorkerProcess] = {}  # for remote inputs, which need the network, and for local ones
         self._child(remote).start()
         confinement.warn_of_missing()
-        self._quarantine = Quarantine(lock.follow(Store(out)))
+        self._quarantine = Quarantine(lock.follow(Store(out), part))
 
     def __call__(self, unit: Unit) -> None:
         if earlier := self._quarantine.verdict(unit.plan):
-            self._fail(unit, earlier, f"not tried, because of other parts of it: {earlier.reason}")
-            return
-        if lost := self._quarantine.attempt(unit.plan):
-            self._fail(unit, lost, lost.reason)
+            reason = f"not tried, because of other parts of it: {earlier.reason}"
+            unit.record.give_up(earlier.stage, reason, earlier.crash)
             return
         address = sources.located(unit.plan.uri, self._settings.root)
         child = self._child(open_input.is_remote(address))
@@ -90,7 +92,7 @@ class DetectFaces:
                 metrics.record(metrics.CRASHES, step=step)
                 if not tries_left:
                     crash = Crash(step, f"{step} crashed {TRIES} times on it: {died.how}", died.how)
-                    self._fail(unit, crash, crash.reason)
+                    unit.record.give_up(**asdict(crash))
                     self._quarantine.add(unit.plan, crash)
                 continue
             unit.set_faces(blob)
@@ -107,10 +109,6 @@ class DetectFaces:
             target = "pipelines.extract.frame_processor:confined"
             self._children[remote] = WorkerProcess(target, arguments, self._silence_s, storage=remote)
         return self._children[remote]
-
-    def _fail(self, unit: Unit, crash: Crash, reason: str) -> None:
-        record = unit.record
-        record.status, record.stage, record.reason, record.crash = "error", crash.stage, reason, crash.crash
 
 
 class Reconstruct:
@@ -193,56 +191,85 @@ def _aligned(unit: Unit, rows: np.ndarray) -> AlignedFaces:
 
 
 class Write:
-    """Commit: one whole Parquet object per unit, or a small record if the unit has no faces.
+    """Commit: one whole Parquet object per shard, or a small one of records if the shard has no faces.
 
-    The first commit of a unit wins: a late duplicate (of a node that was thought lost) changes nothing.
+    The first commit of a shard wins: a late duplicate (of a node that was thought lost) changes nothing.
     """
 
     name = "write"
     needs = ("status",)
     adds = ("uri",)
 
-    def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec) -> None:
-        self._store = lock.follow(Store(out))
+    def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec, part: str = "") -> None:
+        self._store = lock.follow(Store(out), part)
         self._quarantine = Quarantine(self._store)
         self._schema = schema.faces_schema(head, detector)
 
-    def __call__(self, unit: Unit) -> None:
-        with unit.timed(self.name):
-            if not unit.has_faces:
-                path, data = error_path(unit.unit_id), unit.record.to_json().encode()
-            else:
-                path, data = part_path(unit.unit_id), parquet(self._table(unit))
-            self._store.publish(path, data, replace=False)
-            self._quarantine.end(unit.plan)
-        unit.record.bytes = len(data)
-        unit.set_faces(None)
+    def __call__(self, shard: Shard) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        tables = [self._table(unit) for unit in shard.units if unit.has_faces]
+        if tables:
+            data = parquet(with_records(pa.concat_tables(tables), shard.records))
+        else:
+            data = records_json(shard.records).encode()
+        self._store.publish((part_path if tables else error_path)(shard.name), data, replace=False)
+        self._quarantine.end(shard)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        faces = sum(map(len, tables)) or len(shard.units)
+        for unit in shard.units:  # each has the share of its faces, in the end without faces
+            share = (unit.record.faces if tables else 1) / faces
+            unit.record.seconds[self.name], unit.record.bytes = wall * share, round(len(data) * share)
+            unit.record.cpu_seconds += cpu * share
+            unit.set_faces(None)
 
     def _table(self, unit: Unit) -> pa.Table:
         columns = {name: unit[name] for name in unit.faces.column_names if name in self._schema.names}
-        table = schema.table_of({"uri": [unit.plan.uri] * len(unit.faces), **columns}, self._schema)
-        return with_record(table, unit.record)
+        return schema.table_of({"uri": [unit.plan.uri] * len(unit.faces), **columns}, self._schema)
 
 
 class StageActor:
-    """Neighbouring stages in one Ray actor, each as (class, arguments); passes whole units on."""
+    """Neighbouring stages in one Ray actor, each as (class, arguments); passes whole shards on.
 
-    def __init__(self, stages: list[tuple[Callable[..., Stage], dict[str, Any]]]) -> None:
+    `out` and `part` are the dataset and what `lock.hold` has locked of it.
+    """
+
+    def __init__(self, stages: list[tuple[type, dict[str, Any]]], out: str, part: str = "") -> None:
         cv2.setNumThreads(1)  # the actors of a pool are the parallelism
-        self._stages = [make(**arguments) for make, arguments in stages]
+        made = [make(**arguments) for make, arguments in stages]
+        self._write = next((stage for stage in made if isinstance(stage, Write)), None)
+        self._stages = [cast(Stage, stage) for stage in made if stage is not self._write]
+        self._quarantine = Quarantine(lock.follow(Store(out), part))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """One row in, one row out."""
-        unit = Unit.from_arrow(row)
-        self.run(unit)
-        return unit.to_arrow()
+        shard = Shard.from_arrow(row)
+        self.run(shard)
+        return shard.to_arrow()
 
-    def run(self, unit: Unit) -> None:
-        """Do the stages on a unit."""
+    def run(self, shard: Shard) -> None:
+        """Do the stages on a shard."""
+        if self._stages and self._stages[0].name == DetectFaces.name:
+            shard.again = self._quarantine.begin(shard.name)
+        for unit in shard.units if self._stages else ():
+            if not shard.again:
+                self._run_unit(unit)
+            elif lost := self._quarantine.attempt(unit.plan, self._stages[0].name):
+                unit.record.give_up(**asdict(lost))
+                unit.set_faces(None)
+            else:
+                self._run_unit(unit)
+                self._quarantine.ended(unit.plan)
+        if self._write is not None:
+            self._write(shard)
+            for unit in shard.units:
+                report(Write.name, unit, unit.record.seconds[Write.name])
+
+    def _run_unit(self, unit: Unit) -> None:
         for stage in self._stages:
-            if unit.has_faces or stage.name in (DetectFaces.name, Write.name):
+            if unit.has_faces or stage.name == DetectFaces.name:
                 with measured(stage.name, unit):
                     stage(unit)
+        unit.forget_crops()
 
     def close(self) -> None:
         """Stop the child processes."""
@@ -256,16 +283,22 @@ def measured(stage: str, unit: Unit) -> Iterator[None]:
     """Record the metrics of a stage's work on a unit."""
     earlier, failures, clock = dict(unit.record.seconds), _failures(stage, unit), time.perf_counter()
     yield
-    record = unit.record
-    metrics.record(metrics.STAGE_UNIT_SECONDS, time.perf_counter() - clock, stage=stage)
-    metrics.record(metrics.STAGE_FRAMES, record.frames, stage=stage)
-    for step, seconds in record.seconds.items():
+    report(stage, unit, time.perf_counter() - clock)
+    for step, seconds in unit.record.seconds.items():
         if seconds != earlier.get(step):
             metrics.record(metrics.STEP_SECONDS, seconds - earlier.get(step, 0.0), step=step)
     metrics.record(metrics.FACE_FAILURES, _failures(stage, unit) - failures, stage=stage)
+
+
+def report(stage: str, unit: Unit, seconds: float) -> None:
+    """Record that a stage is done with a unit."""
+    record = unit.record
+    metrics.record(metrics.STAGE_UNIT_SECONDS, seconds, stage=stage)
+    metrics.record(metrics.STAGE_FRAMES, record.frames, stage=stage)
     if stage == DetectFaces.name:
         metrics.record(metrics.FACES, record.faces)
     if stage == Write.name:
+        metrics.record(metrics.STEP_SECONDS, seconds, step=stage)
         metrics.record(metrics.UNITS, status=record.status, stage=record.stage or "")
         metrics.record(metrics.BYTES, record.bytes)
 

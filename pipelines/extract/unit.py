@@ -1,17 +1,17 @@
-"""One unit of work between two stages: its plan, its record and the table of its faces.
+"""Work between two stages: units, each with its plan, its record and the table of its faces, in shards.
 
 Path: UnitPlan -> Unit -> the stages of stages.py, each adding columns to `faces` and counts to `record`.
 
-A unit is one chunk of one input, and one row of the Ray dataset through every stage, so that it is never split and
-either done or not. Faces are a table that only gains columns; a column whose name starts with "_" is for later stages
-only. Crops and masks are JPEG and PNG bytes; full frames never leave frame_processor.py.
+A unit is one chunk of one input. A shard, some units, is one row of the Ray dataset through every stage, so that it is
+never split and either done or not. Faces are a table that only gains columns; a column whose name starts with "_" is
+for later stages only. Crops and masks are JPEG and PNG bytes; full frames never leave frame_processor.py.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, overload
@@ -23,13 +23,16 @@ import pyarrow as pa
 from pipelines.extract.plan import UnitPlan
 
 UnitStatus = Literal["ok", "partial", "error"]
-ROW = pa.schema({"plan": pa.string(), "record": pa.string(), "faces": pa.large_binary()})  # JSON, JSON, Arrow IPC
+# Of a shard: JSON of plans and of records, an Arrow IPC stream of each unit.
+ROW = pa.schema(
+    {"plans": pa.string(), "records": pa.string(), "faces": pa.list_(pa.large_binary()), "again": pa.bool_()}
+)
 MAX_CACHED_CROPS = 320  # decoded crops kept for the next stage of the same actor: 63 MB
 
 
 @dataclass
 class Record:
-    """The outcome of a unit, stored beside its rows."""
+    """The outcome of a unit, stored beside the rows of its shard."""
 
     unit_id: str
     uri: str
@@ -55,16 +58,24 @@ class Record:
         """The record of a unit that no stage has seen."""
         return cls(plan.unit_id, plan.uri, plan.index)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def give_up(self, stage: str, reason: str, crash: str) -> None:
+        """Make it the record of a unit that ended its process, and has no faces for that."""
+        self.status, self.stage, self.reason, self.crash = "error", stage, reason, crash
+        self.faces = self.tracks = 0
 
-    @classmethod
-    def from_json(cls, text: str) -> Record:
-        """A stored record; fields that this version does not know are left out."""
-        stored = json.loads(text)
-        record = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+
+def records_json(records: Iterable[Record]) -> str:
+    """Records as they are stored."""
+    return json.dumps([asdict(record) for record in records])
+
+
+def records_of_json(text: str | bytes) -> list[Record]:
+    """Stored records; fields that this version does not know are left out."""
+    known = {f.name for f in fields(Record)}
+    records = [Record(**{k: v for k, v in stored.items() if k in known}) for stored in json.loads(text)]
+    for record in records:
         record.numbered = [(chunk, now) for chunk, now in record.numbered]
-        return record
+    return records
 
 
 class Crops(Sequence[np.ndarray]):
@@ -129,18 +140,14 @@ class Unit:
     def faces(self, table: pa.Table) -> None:
         self._table, self._blob = table, None
 
-    @classmethod
-    def from_arrow(cls, row: pa.Table) -> Unit:
-        """A unit from a Ray row; the first stage's row has a plan only. The faces are not copied."""
-        plan = UnitPlan.from_json(row["plan"][0].as_py())
-        if "record" not in row.column_names:
-            return cls(plan)
-        return cls(plan, Record.from_json(row["record"][0].as_py()), _buffer(row["faces"]))
+    @property
+    def blob(self) -> pa.Buffer | None:
+        """The faces as an Arrow IPC stream; None if there are none."""
+        return self._blob if self._table is None or self._blob is not None else ipc(self._table)
 
-    def to_arrow(self) -> pa.Table:
-        blob = self._blob if self._table is None or self._blob is not None else ipc(self._table)
-        cell = pa.nulls(1, pa.large_binary()) if blob is None else _cell(blob)
-        return pa.table([pa.array([self.plan.to_json()]), pa.array([self.record.to_json()]), cell], schema=ROW)
+    def forget_crops(self) -> None:
+        """Let go of the decoded crops."""
+        self._cache.clear()
 
     @property
     def good(self) -> np.ndarray:
@@ -190,6 +197,47 @@ class Unit:
             self.record.cpu_seconds += time.process_time() - cpu
 
 
+@dataclass
+class Shard:
+    """Units that become one object, and that one actor does one after another."""
+
+    units: list[Unit]
+    again: bool = False  # an earlier attempt at it ended with its process
+
+    @property
+    def name(self) -> str:
+        return self.units[0].plan.shard
+
+    @property
+    def records(self) -> list[Record]:
+        return [unit.record for unit in self.units]
+
+    @classmethod
+    def from_arrow(cls, row: pa.Table) -> Shard:
+        """A shard from a Ray row; the first stage's row has plans only. The faces are not copied."""
+        plans = plans_of_json(row["plans"][0].as_py())
+        if "records" not in row.column_names:
+            return cls([Unit(plan) for plan in plans])
+        records, blobs = records_of_json(row["records"][0].as_py()), _buffers(row["faces"].chunk(0).flatten())
+        return cls([Unit(*unit) for unit in zip(plans, records, blobs)], row["again"][0].as_py())
+
+    def to_arrow(self) -> pa.Table:
+        """The shard as a Ray row."""
+        blobs = [None if blob is None else memoryview(blob) for blob in (unit.blob for unit in self.units)]
+        texts = plans_json(unit.plan for unit in self.units), records_json(self.records)
+        return pa.Table.from_pydict(dict(zip(ROW.names, ([texts[0]], [texts[1]], [blobs], [self.again]))), ROW)
+
+
+def plans_json(plans: Iterable[UnitPlan]) -> str:
+    """The plans of a shard's units."""
+    return json.dumps([asdict(plan) for plan in plans])
+
+
+def plans_of_json(text: str) -> list[UnitPlan]:
+    """The inverse of `plans_json`."""
+    return [UnitPlan.of(fields) for fields in json.loads(text)]
+
+
 def _decoded(jpeg: bytes) -> np.ndarray:
     """(256, 256, 3) uint8 RGB: a stored crop at half size, which every later stage works at.
 
@@ -207,17 +255,9 @@ def ipc(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _buffer(column: pa.ChunkedArray) -> pa.Buffer | None:
-    """The only cell of a large-binary column, without a copy (a pyarrow scalar would be one)."""
-    cell = column.chunk(0)
-    if cell.null_count:
-        return None
-    _, offsets, data = cell.buffers()
-    start, stop = np.frombuffer(offsets, np.int64, 2, 8 * cell.offset)
-    return data.slice(start, stop - start)
-
-
-def _cell(blob: pa.Buffer) -> pa.Array:
-    """One large-binary cell around a buffer, without a copy."""
-    offsets = pa.py_buffer(np.array([0, blob.size], np.int64))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, blob])
+def _buffers(cells: pa.LargeBinaryArray) -> Iterator[pa.Buffer | None]:
+    """The cells of a large-binary array, without a copy (a pyarrow scalar would be one)."""
+    _, offsets, data = cells.buffers()
+    bounds = np.frombuffer(offsets, np.int64, len(cells) + 1, 8 * cells.offset).tolist() if len(cells) else []
+    for is_valid, start, stop in zip(cells.is_valid().to_pylist(), bounds, bounds[1:]):
+        yield data.slice(start, stop - start) if is_valid else None

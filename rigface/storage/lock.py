@@ -8,6 +8,10 @@
   of a process of this machine that is gone is taken at once; another killed run's is waited for, and the message says
   how long.
 
+The writer may be several runs, each of which holds a part, such as `2-of-4`, with a lock or lease of that name. A run
+takes its own first, and then looks for those it does not go with: the whole output goes with no part, and a part only
+with others of as many. Of two runs that start at once, at least one sees the other.
+
 A put whose answer was lost may have been done: when a condition fails, the owner in the lease decides, not the answer.
 A storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and raises only if
 another run has taken over. Every publication of the holder and of its workers (`follow`) is checked just before it. One
@@ -43,12 +47,15 @@ def now_s() -> float:
 
 
 @contextlib.contextmanager
-def hold(store: Store) -> Iterator[Callable[[], None]]:
-    """Be the only writer of this output inside; each publication through `store` is checked.
+def hold(store: Store, part: str = "") -> Iterator[Callable[[], None]]:
+    """Be the only writer of this output, or of one part of it, inside; each publication through `store` is checked.
 
     Yields `check()`, which raises once the lock has been lost. OutputBusy names the run that holds it.
     """
-    with _hold_lease(store) if store.is_s3 else _hold_file(store) as check:
+    with _hold_lease(store, part) if store.is_s3 else _hold_file(store, part) as check:
+        for other in _parts(store):
+            if not _go_together(part, other) and (writer := _writer(store, other)):
+                raise OutputBusy(_busy(store, writer))
         store.before_publish = check
         try:
             yield check
@@ -57,39 +64,63 @@ def hold(store: Store) -> Iterator[Callable[[], None]]:
 
 
 def held(store: Store) -> str:
-    """Description of the run that is writing this output now; empty if there is none."""
-    if store.is_s3:
-        lease = _Lease(store)
-        return _describe(lease.owner) if lease.read() and not lease.is_over() else ""
-    try:
-        with open(_lock_file(store)) as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return ""
-    except BlockingIOError:
-        return _describe(_owner_of(store))
-    return ""
+    """Description of the runs that are writing this output now; empty if there is none."""
+    return " and ".join(filter(None, (_writer(store, part) for part in sorted(_parts(store)))))
 
 
-def holder(store: Store) -> str:
+def holder(store: Store, part: str = "") -> str:
     """Id of the run that holds the output, for the other processes of that run; empty if there is none."""
-    return str(_owner_of(store).get("id", ""))
+    return str(_owner_of(store, part).get("id", ""))
 
 
-def check_holder(store: Store, run: str) -> None:
+def check_holder(store: Store, run: str, part: str = "") -> None:
     """`check()` for the processes of a run that do not hold its lock themselves; one small read.
 
     `run` is from `holder`, when the run began; empty: nothing is checked. OutputBusy if another run has taken over.
     """
-    if run and holder(store) != run:
+    if run and holder(store, part) != run:
         raise OutputBusy(_taken(store))
 
 
-def follow(store: Store) -> Store:
+def follow(store: Store, part: str = "") -> Store:
     """Let each publication through `store` check that the run which holds the output now still does; for workers."""
-    run = holder(store)
-    store.before_publish = lambda: check_holder(store, run)
+    run = holder(store, part)
+    store.before_publish = lambda: check_holder(store, run, part)
     return store
+
+
+def _go_together(part: str, other: str) -> bool:
+    """True if two parts may be held at once: both are one of as many, or they are the same one."""
+    return part == other or ("" not in (part, other) and part.rpartition("-")[2] == other.rpartition("-")[2])
+
+
+def _parts(store: Store) -> set[str]:
+    """The parts that are held, or were at some time."""
+    if store.is_s3:
+        bucket, key = store.bucket_and_key(f"{INTERNAL}/lease")
+        names = {found.removeprefix(key).removesuffix(".json") for found in objects.keys_unordered(bucket, key)}
+    else:
+        names = {path.name.removeprefix("lock") for path in Path(store.at(INTERNAL)).glob("lock*")}
+    return {name.removeprefix("-") for name in names}
+
+
+def _writer(store: Store, part: str) -> str:
+    """Description of the run that holds a part now; empty if there is none."""
+    if store.is_s3:
+        lease = _Lease(store, part)
+        return _describe(lease.owner) if lease.read() and not lease.is_over() else ""
+    try:
+        with open(_lock_file(store, part)) as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return ""
+    except BlockingIOError:
+        return _describe(_owner_of(store, part))
+    return ""
+
+
+def _busy(store: Store, writer: str) -> str:
+    return f"{store.uri} is being written by another run ({writer}). Wait for it, stop it, or choose another OUT."
 
 
 def _taken(store: Store) -> str:
@@ -115,27 +146,27 @@ def _describe(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('since', '?')}"
 
 
-def _owner_of(store: Store) -> dict[str, Any]:
+def _owner_of(store: Store, part: str) -> dict[str, Any]:
     if store.is_s3:
-        lease = _Lease(store)
+        lease = _Lease(store, part)
         return lease.owner if lease.read() else {}
     with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or without a name: the disk was full
-        owner: dict[str, Any] = json.loads(_lock_file(store).read_text())
+        owner: dict[str, Any] = json.loads(_lock_file(store, part).read_text())
         return owner
     return {}
 
 
-def _lock_file(store: Store) -> Path:
-    return Path(store.at(f"{INTERNAL}/lock"))
+def _lock_file(store: Store, part: str) -> Path:
+    return Path(store.at(f"{INTERNAL}/lock{part and '-' + part}"))
 
 
 @contextlib.contextmanager
-def _hold_file(store: Store) -> Iterator[Callable[[], None]]:
-    path, me = _lock_file(store), _new_owner()
+def _hold_file(store: Store, part: str) -> Iterator[Callable[[], None]]:
+    path, me = _lock_file(store, part), _new_owner()
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def is_ours() -> bool:
-        return bool(_owner_of(store).get("id", me["id"]) == me["id"])
+        return bool(_owner_of(store, part).get("id", me["id"]) == me["id"])
 
     def check() -> None:
         if not is_ours():
@@ -145,10 +176,7 @@ def _hold_file(store: Store) -> Iterator[Callable[[], None]]:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputBusy(
-                f"{store.uri} is being written by another run ({_describe(_owner_of(store))}). "
-                "Wait for it, stop it, or choose another OUT."
-            ) from None
+            raise OutputBusy(_busy(store, _describe(_owner_of(store, part)))) from None
         f.truncate(0)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
             os.write(f.fileno(), json.dumps(me).encode())
@@ -165,8 +193,8 @@ class _Lease:
     `patience` of its methods is the seconds for which a request is tried, as in `s3_client.call`.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.where = store.bucket_and_key(f"{INTERNAL}/lease.json")
+    def __init__(self, store: Store, part: str) -> None:
+        self.where = store.bucket_and_key(f"{INTERNAL}/lease{part and '-' + part}.json")
         self.me = _new_owner()
         self.owner: dict[str, Any] = {}
         self.tag = ""  # entity tag at the last read or write
@@ -222,8 +250,8 @@ def _alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
-    lease = _Lease(store)
+def _hold_lease(store: Store, part: str) -> Iterator[Callable[[], None]]:
+    lease = _Lease(store, part)
     renewed = now_s()  # before the request: the storage dates the lease later
     if not lease.take():
         raise OutputBusy(

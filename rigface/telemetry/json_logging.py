@@ -18,7 +18,7 @@ KEYS = {
     "`end` of `train`; "
     "`failed` of any command; `request`, `stage`, `edit`, `job` of the service, `message` of anything else",
     "job": "the run: the id it was submitted under, else one made for it; in the service the id of a job of edits",
-    "unit": "a unit of work: the name of its object in `faces/`",
+    "unit": "a unit of work, as the metadata `rigface.units` of the objects in `faces/` names it",
     "video": "an input, as `uri` in the tables",
     "request_id": "a request to the service, as `X-Request-Id` has it; in lines of `stage` also the id of a job",
     "key": "the name of a caller's API key",

@@ -49,10 +49,10 @@ class HalfReadFrameProcessor(FrameProcessor):
 class ReplacedDetectFaces(DetectFaces):
     """`DetectFaces` with one of these in its child."""
 
-    def __init__(self, settings, silence_s: float, out: str, remote: bool, processor: str, log: str) -> None:
+    def __init__(self, settings, silence_s: float, out: str, remote: bool, part: str, processor: str, log: str) -> None:
         target = f"tests.drills.poison:{processor}"
         self._replaced = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
-        super().__init__(settings, silence_s, out, remote)
+        super().__init__(settings, silence_s, out, remote, part)
 
     def _child(self, remote: bool) -> WorkerProcess:
         return self._replaced

@@ -36,25 +36,25 @@ def test_core_seconds_sum_to_measured_throughput():
 def test_all_frames_are_decoded_and_some_sampled():
     ask = ClusterSpec(clips=1000, clip_s=10, clip_fps=25)
     sampled, every_frame = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
-    assert (sampled.frames, sampled.units, sampled.faces) == (10_000, 1000, 10_000)
-    assert (every_frame.frames, every_frame.units) == (250_000, 1000)
+    assert (sampled.frames, sampled.shards, sampled.faces) == (10_000, 47, 10_000)  # 14 frames' work of 300 each
+    assert (every_frame.frames, every_frame.shards) == (250_000, 847)
     assert sampled.seconds["decode"] * sampled.frames == pytest.approx(
         every_frame.seconds["decode"] * every_frame.frames
     )
     assert sampled.seconds["detect"] == every_frame.seconds["detect"]
     assert sampled.core_hours < every_frame.core_hours / 3
     longer = estimate.load_of(replace(ask, clip_s=60), Settings(fps="all"))
-    assert longer.units == 5000  # 1500 frames, 300 a unit
+    assert longer.shards == 5000  # 1500 frames, 300 a unit
 
 
 def test_forecast_of_clips_is_printed(capsys):
     assert main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
     text = capsys.readouterr().out
-    assert "100,000 inputs, 1.0 million sampled frames, 100,000 units of work" in text
-    assert "391 under each of 256 prefixes" in text
+    assert "100,000 inputs, 1.0 million sampled frames, 4,667 shards" in text
+    assert "18 under each of 256 prefixes" in text
     assert "bottleneck: " in text
-    assert main(["forecast", "--clips", "1e6", "--fps", "1", "--nodes", "100"]) == 0
-    assert "split the clips into more jobs" in capsys.readouterr().out
+    assert main(["forecast", "--clips", "1e8", "--fps", "1", "--nodes", "1000"]) == 0
+    assert "share them among drivers (--jobs)" in capsys.readouterr().out
 
 
 def test_sample_gives_load_for_simulation():
@@ -62,7 +62,7 @@ def test_sample_gives_load_for_simulation():
 
     sample = replace(make(inputs=5000), seconds={"decode": 3.0, "detect": 1.0, "write": 1.0})
     load = sample.load()
-    assert (load.units, load.frames) == (5000, pytest.approx(500_000))
+    assert (load.shards, load.frames) == (5000, pytest.approx(500_000))
     assert sum(load.seconds.values()) == pytest.approx(0.05)
     assert load.stages == {"detect_faces": pytest.approx(0.04), "reconstruct_to_write": pytest.approx(0.01)}
     text = estimate.describe(load, ClusterSpec(), 8, 0.05, "EUR")

@@ -48,11 +48,11 @@ def test_twice_the_cpus_take_half_the_time_at_same_cost():
     ]
 
 
-def test_share_of_run_units_is_printed():
-    text = replace(make(inputs=1000), share=0.01).describe(10, 1, "EUR")  # 12 of 1,000 units
+def test_share_of_run_frames_is_printed():
+    text = replace(make(inputs=1000), share=0.001).describe(10, 1, "EUR")  # 120 of 100,000 frames
     assert "12 units with" in text
-    assert "1.2 % of all\n" in text
-    text = replace(make(inputs=100_000), share=0.01).describe(10, 1, "EUR")
+    assert "0.12 % of all\n" in text
+    text = replace(make(inputs=10_000), share=0.01).describe(10, 1, "EUR")
     assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in text
 
 

@@ -164,7 +164,7 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
     assert main(["status", str(finished)]) == 0
     text = capsys.readouterr().out
     assert "8 of 8 known inputs finished: 5 ok, 2 error, 1 no_face" in text
-    assert "12 of 12 units done, 10 of them with faces" in text
+    assert "11 of 11 shards done, 9 of them with faces" in text
     assert "no run is writing to it" in text
     assert main(["extract", str(zoo), str(finished), "--preset", "debug", "--dry-run"]) == 0
     assert "0 units of work" in capsys.readouterr().out

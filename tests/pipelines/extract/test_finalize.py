@@ -8,10 +8,10 @@ import pytest
 from pipelines.extract.config import debug
 from pipelines.extract.finalize import finalize_input
 from pipelines.extract.frame_processor import FrameProcessor
-from pipelines.extract.plan import units_of
+from pipelines.extract.plan import units_of, with_shards
 from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
 from pipelines.extract.survey import Surveyor
-from pipelines.extract.unit import Unit
+from pipelines.extract.unit import Shard, Unit
 from rigface.face.detection.tracking import MAX_GAP
 from rigface.testing import fakes
 
@@ -30,17 +30,19 @@ def blinking(path, unseen: int):
     return path
 
 
-def tracks_of(video, out, chunk_frames: int, fps) -> int:
-    """The number of tracks with chunks of so many frames; the whole path except Ray."""
+def tracks_of(video, out, chunk_frames: int, fps, shard_frames: int = 1) -> int:
+    """The number of tracks with chunks and shards of so many frames; the whole path except Ray."""
     settings = replace(debug().settings, chunk_frames=chunk_frames, fps=fps, identity="none")
-    plan = Surveyor(settings)(str(video), lambda step: None)
-    process = FrameProcessor(settings)
-    stages = (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
+    (plan,) = with_shards([Surveyor(settings)(str(video), lambda step: None)], "config", shard_frames)
+    process, write = FrameProcessor(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR)
+    shards: dict[str, list[Unit]] = {}
     for unit_plan in units_of(plan, "config"):
         unit = Unit(unit_plan, *process(unit_plan, lambda step: None))
-        for stage in stages:
-            if unit.has_faces or stage.name == "write":
-                stage(unit)
+        for stage in (Reconstruct(settings, "cpu"), MaskAndScore(settings)) if unit.has_faces else ():
+            stage(unit)
+        shards.setdefault(unit_plan.shard, []).append(unit)
+    for units in shards.values():
+        write(Shard(units))
     return finalize_input(str(out), plan, "config").tracks
 
 
@@ -51,3 +53,4 @@ def test_chunk_border_does_not_break_a_track(tmp_path, unseen, fps):
     whole = tracks_of(video, tmp_path / "whole", 100, fps)
     assert whole == (1 if unseen == MAX_GAP else 2)
     assert tracks_of(video, tmp_path / "cut", 17, fps) == whole
+    assert tracks_of(video, tmp_path / "one shard", 17, fps, 300) == whole

@@ -12,10 +12,10 @@ from pipelines.extract.config import Settings
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.layout import part_path
-from pipelines.extract.plan import units_of
+from pipelines.extract.plan import units_of, with_shards
 from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
 from pipelines.extract.survey import Surveyor
-from pipelines.extract.unit import Unit
+from pipelines.extract.unit import Shard, Unit
 from pipelines.inspect import gallery, job
 from rigface import schema
 from rigface.errors import PlanError
@@ -49,12 +49,13 @@ def dataset(fixtures, settings, specs, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     config = FaceDataset(Store(str(out))).begin_run(settings, *specs, overwrite=False)
     plan = Surveyor(settings)(str(fixtures / "clip.mp4"), lambda step: None)
-    (planned,) = units_of(plan, config)
+    (planned,) = units_of(*with_shards([plan], config, 300), config)
     record, blob = FrameProcessor(settings)(planned, lambda step: None)
     unit = Unit(planned, record, blob)
-    for stage in (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(out), *specs)):
+    for stage in (Reconstruct(settings, "cpu"), MaskAndScore(settings)):
         stage(unit)
-    return out, pq.read_table(out / part_path(planned.unit_id))
+    Write(str(out), *specs)(Shard([unit]))
+    return out, pq.read_table(out / part_path(planned.shard))
 
 
 def test_rows_hold_flame_and_say_which(dataset, specs):

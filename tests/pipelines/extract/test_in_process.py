@@ -102,8 +102,8 @@ def test_named_workers_are_started(flags, wanted, monkeypatch):
 
 @pytest.mark.slow
 def test_output_that_cannot_be_written_is_one_sentence(zoo, silent, tmp_path, monkeypatch):
-    def full(self, unit):
-        raise OSError(28, "No space left on device", part_path(unit.unit_id))
+    def full(self, shard):
+        raise OSError(28, "No space left on device", part_path(shard.name))
 
     monkeypatch.setattr(Write, "__call__", full)
     with pytest.raises(StorageGone, match=r"No space left on device; make room .* run the same command again"):

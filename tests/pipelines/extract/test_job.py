@@ -15,13 +15,13 @@ from pipelines.extract import dataflow, planning
 from pipelines.extract.config import Pool, debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import CRASH_WINDOW, check_crashes, extract
-from pipelines.extract.layout import error_path
-from pipelines.extract.plan import UnitPlan
+from pipelines.extract.layout import error_path, part_path
+from pipelines.extract.plan import UnitPlan, units_of
 from pipelines.extract.plan_store import PlanStore
 from pipelines.extract.quarantine import Crash, Quarantine
 from pipelines.extract.stages import MaskAndScore
 from pipelines.extract.survey import survey
-from pipelines.extract.unit import Record
+from pipelines.extract.unit import Record, records_json
 from rigface import schema
 from rigface.errors import JobBroken, MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
@@ -30,6 +30,14 @@ from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.drills.poison import poisoned
 from tests.pipelines.conftest import faces_of, inputs_of
+
+
+def unit_of(out, name: str) -> UnitPlan:
+    """The unit of an input that has one."""
+    dataset = FaceDataset(Store(str(out)))
+    (plan,) = [plan for plan in dataset.plans.latest() if plan.uri.endswith(f"/{name}")]
+    (unit,) = units_of(plan, dataset.info()["config"])
+    return unit
 
 
 def by_name(out):
@@ -155,13 +163,15 @@ def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_pa
 def test_deleted_objects_are_made_again_and_foreign_files_stay(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    part = next(p for p in (out / "faces").rglob("*.parquet") if p.name != "schema.parquet")
-    part.unlink()
+    shard = unit_of(out, "short.mp4").shard
+    (out / part_path(shard)).unlink()
+    lost = FaceDataset(Store(str(finished))).records(shard)
+    assert len(lost) > 1
     for path in (out / "inputs").iterdir():
         path.unlink()
     (out / "faces" / "note.txt").write_text("mine")
     summary = extract(debug((str(zoo),), str(out)), silent)
-    assert summary.done["units"] == 1
+    assert summary.done["units"] == len(lost)
     assert faces_of_parquet(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
 
@@ -178,13 +188,12 @@ def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     shutil.copytree(finished, out)
     output = FaceDataset(Store(str(out)))
     uri = str(zoo / "short.mp4")
-    part = next(
-        p for p in output.store.paths("faces", ".parquet") if output.store.table(p)["uri"].to_pylist()[:1] == [uri]
-    )
-    unit = part.rsplit("/", 1)[-1].removesuffix(".parquet")
-    failed = replace(output.record(unit), status="error", stage="decode", reason="no such file", frames=0, faces=0)
-    output.store.delete(part)  # as after a run that could not read this file
-    output.store.publish(error_path(unit), failed.to_json().encode())
+    unit = unit_of(out, "short.mp4")
+    (record,) = [r for r in output.records(unit.shard) if r.uri == uri]
+    failed = replace(record, status="error", stage="decode", reason="no such file", frames=0, faces=0)
+    output.drop(unit.shard, lambda record: record.uri == uri)  # as after a run that could not read this file
+    output.plans.add([replace(output.plans.load([uri])[uri], shards=("0" * 24,))])
+    output.store.publish(error_path("0" * 24), records_json([failed]).encode())
     output.reopen([uri])
     quarantine, crash = Quarantine(output.store), Crash("decode", "it crashed", "SIGSEGV")
     crashed = [UnitPlan(f"unit {i}", uri, i, 3, None, 1) for i in range(3)]

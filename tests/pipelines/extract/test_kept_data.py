@@ -3,19 +3,22 @@
 import errno
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines import run_info
+from pipelines.convert.adopt import adopt
 from pipelines.extract import planning
 from pipelines.extract.config import debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.identities import identify
 from pipelines.extract.job import extract
-from pipelines.extract.layout import error_path, part_path, record_of, with_record
-from pipelines.extract.layout import parquet as encode_part
-from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.layout import error_path, parquet, part_path, rows_of, with_records
+from pipelines.extract.plan import Plan, UnitPlan, units_of
+from pipelines.extract.unit import records_json
 from pipelines.inputs import sources
 from rigface.errors import JobBroken, PlanError
 from rigface.storage.store import Store
@@ -43,8 +46,15 @@ def unreadable(monkeypatch, *names: str) -> None:
     monkeypatch.setattr(sources, "stamp", stamp)
 
 
-def units(dataset: FaceDataset, uri: str) -> list[str]:
-    return [unit.unit_id for unit in units_of(dataset.plans.load([uri])[uri], dataset.info()["config"])]
+def units(dataset: FaceDataset, uri: str) -> list[UnitPlan]:
+    """The units of an input by its latest plan."""
+    stored = FaceDataset(dataset.store)  # which has not listed the plans yet
+    return list(units_of(stored.plans.load([uri])[uri], stored.info()["config"]))
+
+
+def held(dataset: FaceDataset) -> set[str]:
+    """All units that are in some shard."""
+    return set(dataset.units_in(chain(*dataset.parts())))
 
 
 def same_data(dataset: FaceDataset, finished) -> bool:
@@ -85,11 +95,11 @@ def test_content_that_cannot_be_surveyed_replaces_nothing(dataset, finished, zoo
 
 def test_forget_removes_all_of_an_input(dataset, zoo):
     uri = str(zoo / "two people.mp4")
-    parts = units(dataset, uri)
-    before = len(dataset.plans.load())
+    parts = {unit.unit_id for unit in units(dataset, uri)}
+    before, had = len(dataset.plans.load()), held(dataset)
     dataset.forget([uri])
     assert uri not in dataset.inputs()["uri"].to_pylist()
-    assert not any(unit in dataset.done() for unit in parts)
+    assert held(dataset) == had - parts
     assert len(dataset.plans.load()) == before - 1
     with pytest.raises(PlanError, match="is not an input of"):
         dataset.forget([uri])
@@ -100,11 +110,8 @@ def test_retry_repairs_units_that_broke_off(dataset, finished, zoo, silent):
     """A unit with some faces and a reading error is not finished for `--retry-errors`."""
     uri = str(zoo / "short.mp4")
     (unit,) = units(dataset, uri)
-    part = dataset.store.table(part_path(unit))
-    record = replace(
-        record_of(part.schema), status="partial", stage="decode", reason="EIO", crash="CannotRead", frames=3
-    )
-    dataset.store.publish(part_path(unit), encode_part(with_record(part.slice(0, 3), record)))
+    broken = {"status": "partial", "stage": "decode", "reason": "EIO", "crash": "CannotRead", "frames": 3, "faces": 3}
+    change_unit(dataset, unit, **broken)
     dataset.reopen([uri])
     config = debug((str(zoo),), dataset.store.uri)
     assert extract(config, silent).done["units"] == 0
@@ -116,9 +123,9 @@ def test_retry_repairs_units_that_broke_off(dataset, finished, zoo, silent):
 
 def test_retry_keeps_parts_that_were_read_to_the_end(dataset, zoo):
     uri = str(zoo / "two people.mp4")
-    parts = units(dataset, uri)
+    before = held(dataset)
     dataset.retry([dataset.plans.load([uri])[uri]], dataset.info()["config"])
-    assert all(unit in dataset.done() for unit in parts)
+    assert held(dataset) == before
     assert uri not in dataset.inputs()["uri"].to_pylist()
 
 
@@ -141,39 +148,93 @@ def test_identities_leave_out_unfinished_inputs(dataset, zoo):
 def test_other_chunks_of_the_same_content_replace_the_old_units(dataset, zoo):
     uri = str(zoo / "two people.mp4")
     old = dataset.plans.load([uri])[uri]
-    parts = units(dataset, uri)
+    parts, before = {unit.unit_id for unit in units(dataset, uri)}, held(dataset)
     new = replace(old, stamp="touched", chunks=old.chunks[:1], expected=old.expected[:1])
     assert dataset.add_plans([new], {uri: old}, dataset.info()["config"]) == 1
-    assert not any(unit in dataset.done() for unit in parts)
+    assert held(dataset) == before - parts
 
 
 def test_touched_input_with_the_same_chunks_keeps_its_units(dataset, zoo):
     uri = str(zoo / "two people.mp4")
     old = dataset.plans.load([uri])[uri]
+    before = held(dataset)
     assert dataset.add_plans([replace(old, stamp="touched")], {uri: old}, dataset.info()["config"]) == 0
-    assert all(unit in dataset.done() for unit in units(dataset, uri))
+    assert held(dataset) == before
 
 
-def test_orphaned_units_of_known_inputs_are_swept(dataset, finished, zoo, silent):
-    """A unit that was committed late, of an earlier plan; a unit of an unknown input stays."""
-    uri = str(zoo / "short.mp4")
-    (unit,) = units(dataset, uri)
-    part = dataset.store.table(part_path(unit))
-    dataset.store.publish(part_path("0" * 24), encode_part(part))
-    unknown = replace(record_of(part.schema), uri="/elsewhere.mp4")
-    dataset.store.publish(error_path("1" * 24), unknown.to_json().encode())
+def change_unit(dataset: FaceDataset, unit: UnitPlan, **changes) -> None:
+    """Give a unit another record, and as many of its rows as that says."""
+    before = dataset.records(unit.shard)
+    records = [replace(record, **changes) if record.unit_id == unit.unit_id else record for record in before]
+    table = dataset.store.table(part_path(unit.shard))
+    rows = [of_unit.slice(0, record.faces) for of_unit, record in zip(rows_of(table, before), records)]
+    dataset.store.publish(part_path(unit.shard), parquet(with_records(pa.concat_tables(rows), records)))
+
+
+def test_orphaned_shards_of_known_inputs_are_swept(dataset, finished, zoo, silent):
+    """A shard that was committed late, of earlier plans; one of an unknown input stays."""
+    (unit,) = units(dataset, str(zoo / "short.mp4"))
+    dataset.store.publish(part_path("0" * 24), dataset.store.read(part_path(unit.shard)))
+    unknown = replace(dataset.records(unit.shard)[0], uri="/elsewhere.mp4")
+    dataset.store.publish(error_path("1" * 24), records_json([unknown]).encode())
     assert extract(debug((str(zoo),), dataset.store.uri), silent).done["units"] == 0
     assert "0" * 24 not in dataset.done()
     assert "1" * 24 in dataset.done()
     assert same_data(dataset, finished)
 
 
-def test_part_written_again_has_the_new_record(dataset, zoo):
-    (unit,) = units(dataset, str(zoo / "short.mp4"))
-    part = dataset.store.table(part_path(unit))
-    record = replace(record_of(part.schema), numbered=[(0, 3)])
-    dataset.store.publish(part_path(unit), encode_part(with_record(part, record)))
-    assert dataset.record(unit) == record
+def neighbours(dataset: FaceDataset, uri: str) -> list[str]:
+    """Other inputs in the shard of an input."""
+    (unit,) = units(dataset, uri)
+    return [record.uri for record in dataset.records(unit.shard) if record.uri != uri]
+
+
+def test_changed_input_leaves_its_shard_and_its_neighbours_are_not_done_again(dataset, finished, zoo, silent, tmp_path):
+    """Its new rows are in another shard; a reader finds the rows of one content."""
+    folder = shutil.copytree(zoo, tmp_path / "zoo")
+    adopt(dataset.store, str(zoo))
+    config = debug((str(folder),), dataset.store.uri)
+    config = replace(config, settings=replace(config.settings, root=str(folder)))
+    assert neighbours(dataset, "short.mp4")
+    fakes.video(folder / "short.mp4", (0.5,), frames=6, seed=3)
+    assert extract(config, silent).done["units"] == 1
+    out = Path(dataset.store.uri)
+    rows = faces_of(out).select(["uri", "frame_index"]).to_pylist()
+    assert [row["frame_index"] for row in rows if row["uri"] == "short.mp4"] == list(range(6))
+    assert len(rows) == len(faces_of(finished)) + 1
+    assert not neighbours(dataset, "short.mp4")
+    assert extract(config, silent).done["units"] == 0
+
+
+def test_run_that_was_killed_while_it_removed_an_input_does_its_units_again(dataset, finished, zoo, silent):
+    """Its rows and units are gone, its old plan is there, and so is the shard with its neighbours."""
+    uri = str(zoo / "short.mp4")
+    assert neighbours(dataset, uri)
+    dataset._remove([dataset.plans.load([uri])[uri]], dataset.info()["config"])
+    assert extract(debug((str(zoo),), dataset.store.uri), silent).done["units"] == 1
+    out = Path(dataset.store.uri)
+    assert inputs_of(out).equals(inputs_of(finished))
+    assert faces_of(out).equals(faces_of(finished))
+
+
+def test_units_of_a_shard_that_was_not_done_are_bundled_anew_if_not_all_are_wanted(dataset, finished, zoo, silent):
+    uri = str(zoo / "short.mp4")
+    (unit,) = units(dataset, uri)
+    others = neighbours(dataset, uri)
+    dataset.store.delete(part_path(unit.shard))
+    dataset.reopen([uri, *others])
+    assert extract(debug((uri,), dataset.store.uri), silent).done["units"] == 1
+    assert not neighbours(dataset, uri)
+    assert extract(debug((str(zoo),), dataset.store.uri), silent).done["units"] == len(others)
+    out = Path(dataset.store.uri)
+    assert inputs_of(out).equals(inputs_of(finished))
+    assert faces_of(out).equals(faces_of(finished))
+
+
+def test_dataset_of_the_layout_before_shards_is_refused_with_the_command_that_converts_it(dataset, zoo, silent):
+    run_info.write(dataset.store, dataset.info() | {"schema": ["faces/0", "inputs/1"]})
+    with pytest.raises(PlanError, match=r"layout faces/0 .*`rigface convert .* NEW` writes it in the layout"):
+        extract(debug((str(zoo),), dataset.store.uri), silent)
 
 
 def test_dataset_of_an_older_version_or_of_another_mount_is_continued(dataset):

@@ -9,10 +9,10 @@ from pipelines.extract.config import Settings
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.layout import part_path
-from pipelines.extract.plan import units_of
+from pipelines.extract.plan import units_of, with_shards
 from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
 from pipelines.extract.survey import Surveyor
-from pipelines.extract.unit import Unit
+from pipelines.extract.unit import Shard, Unit
 from rigface import schema
 from rigface.image import decode
 from rigface.storage.store import Store
@@ -39,11 +39,13 @@ def test_rows_hold_decas_coefficients_and_bisenets_masks(folder, fixtures):
     settings = Settings(fps=1, identity="none", reconstructor="deca", parser="bisenet", half=True)
     specs = components.Specs(settings)(None, lambda step: None)
     config = FaceDataset(Store(str(folder / "out"))).begin_run(settings, *specs, overwrite=False)
-    (planned,) = units_of(Surveyor(settings)(str(fixtures / "clip.mp4"), lambda step: None), config)
+    plan = Surveyor(settings)(str(fixtures / "clip.mp4"), lambda step: None)
+    (planned,) = units_of(*with_shards([plan], config, 300), config)
     unit = Unit(planned, *FrameProcessor(settings)(planned, lambda step: None))
-    for stage in (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(folder / "out"), *specs)):
+    for stage in (Reconstruct(settings, "cpu"), MaskAndScore(settings)):
         stage(unit)
-    rows = pq.read_table(folder / "out" / part_path(planned.unit_id))
+    Write(str(folder / "out"), *specs)(Shard([unit]))
+    rows = pq.read_table(folder / "out" / part_path(planned.shard))
     assert rows.num_rows == 3
     assert specs[0].name == "flame"
     stored = schema.detector_of(rows.schema)

@@ -9,8 +9,8 @@ from pipelines.extract.plan_store import PlanStore
 from rigface.storage.store import Store
 
 
-def plan(uri: str, sha256: str, units: int = 0) -> Plan:
-    return Plan(uri, sha256=sha256, chunks=(None,) * units)
+def plan(uri: str, sha256: str, shards: str = "") -> Plan:
+    return Plan(uri, sha256=sha256, chunks=(None,) * len(shards), shards=tuple(shards))
 
 
 def test_latest_plan_counts_even_if_the_clock_went_back(tmp_path, monkeypatch):
@@ -39,12 +39,12 @@ def test_only_parts_that_may_hold_wanted_plans_are_read(tmp_path, monkeypatch):
     assert plans.load([]) == {}
 
 
-def test_inputs_and_units_are_counted_by_their_latest_plans(tmp_path):
+def test_inputs_and_shards_are_counted_by_their_latest_plans(tmp_path):
     plans = PlanStore(Store(str(tmp_path)))
     assert plans.count() == (0, 0)
-    plans.add([plan("a", "old", 1), plan("b", "x", 2)])
-    plans.add([plan("a", "new", 5)])
-    assert plans.count() == (2, 7)
+    plans.add([plan("a", "old", "0"), plan("b", "x", "12")])
+    plans.add([plan("a", "new", "23")])
+    assert plans.count() == (2, 3)
 
 
 def test_count_holds_one_part_of_the_plans_in_memory(tmp_path):

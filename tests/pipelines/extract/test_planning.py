@@ -31,15 +31,15 @@ def peak(tmp_path, silent, monkeypatch):
         film = Plan("", "1 2", "video", sha256="0" * 64, rate=5.0, expected=(300,) * CHUNKS)
         return [replace(film, uri=uri, chunks=tuple(replace(chunk) for chunk in chunks)) for uri in uris]
 
-    def run_units(config, head, detector, units):
-        yield from (Record.of(unit) for unit in units)
+    def run_shards(config, head, detector, shards, say):
+        yield from ([Record.of(unit) for unit in units] for units in shards)
 
     monkeypatch.setattr(components, "specs", lambda settings: (fakes.HEAD, fakes.DETECTOR))
     monkeypatch.setattr(planning, "survey", survey)
     for module, limit in ((planning, "SLICE"), (planning, "FLUSH_ROWS"), (finalize, "FLUSH_ROWS")):
         monkeypatch.setattr(module, limit, 10)
-    monkeypatch.setattr(in_process, "run_units", run_units)
-    monkeypatch.setattr(FaceDataset, "record", lambda self, unit: Record(unit, "", 0))
+    monkeypatch.setattr(in_process, "run_shards", run_shards)
+    monkeypatch.setattr(FaceDataset, "records", lambda self, shard: [])
 
     def run(films: int, group: int) -> int:
         uris = [f"/films/{k:06}.mp4" for k in range(films)]

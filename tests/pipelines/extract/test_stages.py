@@ -3,22 +3,21 @@
 import ctypes
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.extract import frame_processor, stages, survey
+from pipelines.extract import frame_processor, layout, stages, survey
 from pipelines.extract.config import debug
 from pipelines.extract.frame_processor import FrameProcessor
-from pipelines.extract.layout import error_path, part_path, record_of
-from pipelines.extract.plan import UnitPlan, units_of
+from pipelines.extract.layout import error_path, part_path, records_of
+from pipelines.extract.plan import UnitPlan, units_of, with_shards
 from pipelines.extract.quarantine import MAX_ATTEMPTS, Quarantine
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.survey import Surveyor
-from pipelines.extract.unit import MAX_CACHED_CROPS, Crops, Record, Unit
+from pipelines.extract.unit import MAX_CACHED_CROPS, Crops, Record, Shard, Unit, records_of_json
 from pipelines.inputs.open_input import handed
 from pipelines.telemetry.worker_process import WorkerProcess
 from rigface import schema
@@ -35,7 +34,7 @@ def planned(path, index=0, settings=SETTINGS):
     """A unit of a file, as the survey plans it."""
     plan = Surveyor(settings)(str(path), lambda step: None)
     assert plan.status == "ok", plan
-    return Unit(list(units_of(plan, "config"))[index])
+    return Unit(list(units_of(*with_shards([plan], "config", 1), "config"))[index])
 
 
 def processed(plan):
@@ -74,18 +73,32 @@ def crashing_stage(out, name: str = "poison.mp4"):
     return stage
 
 
-def test_unit_that_takes_its_actor_down_ends_as_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "WorkerProcess", lambda *_, **__: SimpleNamespace(start=lambda: None))  # never called
-    stage, plan = DetectFaces(SETTINGS, 5, str(tmp_path)), UnitPlan("unit", "/a.mp4", 0, 1, None, 1)
+class TakesActorsDown:
+    """A `DetectFaces` that one of its units takes down, with its actor."""
+
+    name = DetectFaces.name
+
+    def __call__(self, unit):
+        if unit.plan.uri == "/b.mp4":
+            raise SystemExit
+
+
+def test_unit_that_takes_its_actor_down_ends_as_a_row_and_its_neighbours_do_not(tmp_path):
+    """The first attempt is at a whole shard; then the units are counted one by one."""
+    plans = [UnitPlan(f"unit {k}", f"/{k}.mp4", 0, 1, None, 1, "shard") for k in "abc"]
+    for _ in range(1 + MAX_ATTEMPTS):
+        with pytest.raises(SystemExit):
+            StageActor([(TakesActorsDown, {})], str(tmp_path)).run(Shard([Unit(plan) for plan in plans]))
+    shard = Shard([Unit(plan) for plan in plans])
+    write = {"out": str(tmp_path), "head": fakes.HEAD, "detector": fakes.DETECTOR}
+    StageActor([(TakesActorsDown, {}), (Write, write)], str(tmp_path)).run(shard)
+    record = shard.records[1]
+    assert [r.status for r in shard.records] == ["ok", "error", "ok"]
+    assert (record.stage, record.crash) == ("detect_faces", "lost actor")
+    assert record.reason.startswith("10 attempts at it ended with their process or node")
     quarantine = Quarantine(Store(str(tmp_path)))
-    assert [quarantine.attempt(plan) for _ in range(MAX_ATTEMPTS)] == [None] * MAX_ATTEMPTS
-    unit = Unit(plan)
-    stage(unit)
-    assert (unit.record.status, unit.record.stage, unit.record.crash) == ("error", "detect_faces", "lost actor")
-    assert unit.record.reason.startswith("10 attempts at it ended with their process or node")
-    write = Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)
-    write(unit)
-    assert quarantine.attempt(plan) is None  # a commit ends the count
+    assert not quarantine.begin("shard")  # a commit ends the counts
+    assert quarantine.attempt(plans[1], "detect_faces") is None
 
 
 def test_memory_that_runs_out_becomes_a_row(tmp_path, monkeypatch):
@@ -260,36 +273,50 @@ def test_unexpected_exception_of_a_stage_is_raised(unit):
 
 
 def test_written_part_has_the_schema_and_the_record(unit, tmp_path):
-    for stage in (
-        Reconstruct(SETTINGS, "cpu"),
-        MaskAndScore(SETTINGS),
-        Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR),
-    ):
+    for stage in (Reconstruct(SETTINGS, "cpu"), MaskAndScore(SETTINGS)):
         stage(unit)
-    path = tmp_path / part_path(unit.unit_id)
+    Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)(Shard([unit]))
+    path = tmp_path / part_path(unit.plan.shard)
     part = pq.read_table(path)
     assert part.schema.remove_metadata().equals(schema.faces_schema(fakes.HEAD, fakes.DETECTOR).remove_metadata())
     assert set(part["uri"].to_pylist()) == {unit.plan.uri}
-    assert record_of(part.schema).faces == 20
+    assert [record.faces for record in records_of(part.schema)] == [20]
     assert unit.record.bytes == path.stat().st_size
     assert not unit.has_faces  # the driver gets a record only
 
 
-def test_first_commit_of_a_unit_wins(unit, tmp_path):
+def test_first_commit_of_a_shard_wins(unit, tmp_path):
     write = Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)
-    duplicate = Unit(unit.plan, replace(unit.record, tracks=99), unit._blob)
-    write(unit)
-    write(duplicate)
-    assert record_of(pq.read_schema(tmp_path / part_path(unit.unit_id))).tracks == 2
+    duplicate = Unit(unit.plan, replace(unit.record, tracks=99), unit.blob)
+    write(Shard([unit]))
+    write(Shard([duplicate]))
+    assert records_of(pq.read_schema(tmp_path / part_path(unit.plan.shard)))[0].tracks == 2
 
 
-def test_unit_without_faces_leaves_a_record_only(tmp_path):
+def test_shard_without_faces_leaves_records_only(tmp_path):
     unit = processed(planned(fakes.video(tmp_path / "empty room.mp4", (), frames=4)).plan)
     assert not unit.has_faces
-    Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)(unit)
-    stored = Record.from_json((tmp_path / error_path(unit.unit_id)).read_text())
+    Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)(Shard([unit]))
+    (stored,) = records_of_json((tmp_path / error_path(unit.plan.shard)).read_text())
     assert (stored.status, stored.frames, stored.faces) == ("ok", 4, 0)
     assert not (tmp_path / "faces").exists()
+
+
+def test_row_groups_of_a_shard_have_faces_of_one_unit_each(clip, unit, tmp_path, monkeypatch):
+    """And each unit has the bytes and the seconds of its faces."""
+    monkeypatch.setattr(layout, "ROW_GROUP", 15)
+    nothing, other = planned(clip), processed(unit.plan)
+    shard = Shard([unit, nothing, Unit(replace(unit.plan, uri="/other.mp4"), other.record, other.blob)])
+    Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)(shard)
+    file = pq.ParquetFile(tmp_path / part_path(shard.name))
+    groups = [file.metadata.row_group(k) for k in range(file.num_row_groups)]
+    assert [group.num_rows for group in groups] == [15, 5, 15, 5]
+    uris = [group.column(0).statistics for group in groups]
+    assert [(s.min, s.max) for s in uris] == [(uri, uri) for uri in (unit.plan.uri,) * 2 + ("/other.mp4",) * 2]
+    assert [record.faces for record in records_of(file.schema_arrow)] == [20, 0, 20]
+    half = pytest.approx((tmp_path / part_path(shard.name)).stat().st_size / 2, abs=1)
+    assert [record.bytes for record in shard.records] == [half, 0, half]
+    assert [record.seconds["write"] > 0 for record in shard.records] == [True, False, True]
 
 
 def test_actor_runs_several_stages(clip, unit, tmp_path):
@@ -298,23 +325,25 @@ def test_actor_runs_several_stages(clip, unit, tmp_path):
         (MaskAndScore, {"settings": SETTINGS}),
         (Write, {"out": str(tmp_path), "head": fakes.HEAD, "detector": fakes.DETECTOR}),
     ]
-    row = StageActor(makers)(unit.to_arrow())
-    done = Unit.from_arrow(row)
+    row = StageActor(makers, str(tmp_path))(Shard([unit]).to_arrow())
+    (done,) = Shard.from_arrow(row).units
     assert set(done.record.seconds) >= {"decode", "reconstruct", "parse", "quality", "write"}
     assert not done.has_faces
-    assert (tmp_path / part_path(unit.unit_id)).exists()
+    assert (tmp_path / part_path(unit.plan.shard)).exists()
 
 
-def test_unit_survives_arrow_without_a_copy_of_its_faces(unit):
-    row = unit.to_arrow()
-    received = Unit.from_arrow(row)
-    assert received.plan == unit.plan
-    assert received.record == unit.record
-    again = received.to_arrow()
-    assert [b.address for b in again["faces"].chunk(0).buffers()[2:]] == [
-        b.address for b in row["faces"].chunk(0).buffers()[2:]
-    ]
-    assert received.faces.equals(unit.faces)
+def test_shard_survives_arrow_and_its_faces_are_not_copied_when_they_are_read(clip, unit):
+    nothing = planned(clip)
+    row = Shard([unit, nothing, unit], again=True).to_arrow()
+    received = Shard.from_arrow(pa.concat_tables([row, row]).combine_chunks().slice(1))
+    assert received.again
+    assert [u.plan for u in received.units] == [unit.plan, nothing.plan, unit.plan]
+    assert received.records == [unit.record, nothing.record, unit.record]
+    assert [u.has_faces for u in received.units] == [True, False, True]
+    assert received.units[2].faces.equals(unit.faces)
+    cells = row["faces"].chunk(0).values.buffers()[2]
+    first = Shard.from_arrow(row).units[0].blob
+    assert cells.address <= first.address < cells.address + cells.size
 
 
 def test_crops_are_decoded_once_and_their_cache_is_bounded():

@@ -22,7 +22,7 @@ def lines_of(text: str) -> list[dict]:
 
 def test_extract_logs_start_units_inputs_and_end(finished, capfd):
     output = FaceDataset(Store(str(finished)))
-    records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
+    records = [record for shard in sorted(chain(*output.parts())) for record in output.records(shard)]
     rows = [InputRow(**row) for row in output.inputs().to_pylist()]
     LOG.handlers.clear()  # of an earlier test, with another standard error
     lines = JsonProgress()

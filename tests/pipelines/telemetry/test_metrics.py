@@ -7,9 +7,9 @@ import pytest
 
 from pipelines.extract.config import debug
 from pipelines.extract.job import extract
-from pipelines.extract.layout import record_of
+from pipelines.extract.layout import records_of
 from pipelines.extract.stages import DetectFaces, StageActor, measured
-from pipelines.extract.unit import Unit
+from pipelines.extract.unit import Shard
 from pipelines.inputs import object_cache
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import WorkerProcess
@@ -64,9 +64,10 @@ def fail_a_face(tmp_path):
     clip = fakes.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
     unit = planned(clip)
     actor = StageActor(
-        [(DetectFaces, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
+        [(DetectFaces, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})],
+        str(tmp_path / "out"),
     )
-    actor(Unit(unit.plan).to_arrow().select(["plan"]))
+    actor(Shard([unit]).to_arrow().select(["plans"]))
     actor._stages[0]._child(False).close()
 
 
@@ -128,9 +129,9 @@ def test_series_of_an_extract_job_are_at_the_endpoint(ray_cluster, zoo, silent, 
     )
     assert retries(text) == before + 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
-    units = sum(1 for path in out.rglob("faces/??/*.parquet"))
-    assert total(text, "rigface_units_total", status="ok") >= units > 0
-    frames = sum(record_of(pq.read_schema(path)).frames for path in out.rglob("faces/??/*.parquet"))
+    records = [record for path in out.rglob("faces/??/*.parquet") for record in records_of(pq.read_schema(path))]
+    assert total(text, "rigface_units_total", status="ok") >= len(records) > 0
+    frames = sum(record.frames for record in records)
     assert all(
         total(text, "rigface_stage_frames_total", stage=name) >= frames > 0 for name in ("detect_faces", "write")
     )
