@@ -20,8 +20,8 @@ MAX_RUNS = 20  # latest runs that an output lists
 ROOT = Path(__file__).resolve().parents[1]
 # Command -> a field that tells its run information: the first that is there.
 FIELDS = {
-    "convert": "converted", "refine": "refine", "extract": "detector", "pair": "faces", "encode": "autoencoder",
-    "autoencoder": "patches", "evaluate": "models", "judge": "judged", "train": "runs",
+    "convert": "converted", "export": "exported", "refine": "refine", "extract": "detector", "pair": "faces",
+    "encode": "autoencoder", "autoencoder": "patches", "evaluate": "models", "judge": "judged", "train": "runs",
 }  # fmt: skip
 PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarrow", "dlib-bin", "insightface")
 

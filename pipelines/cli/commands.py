@@ -21,6 +21,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Study": {
         "study": ("studies", "Measure faces: action units, gaze, blinks, head velocity, by frame and track"),
+        "export": (
+            "studies",
+            "Write the files of OpenFace, py-feat, load_dataset, WebDataset, edit trainers",
+        ),
     },
     "Models": {
         "pair": ("learning", "Make training examples from a dataset"),

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from pipelines.export.config import ExportConfig
 from pipelines.study.config import StudyConfig
 
 
@@ -31,4 +32,29 @@ class StudyCommand(StudyConfig):
         return 0
 
 
-COMMANDS = {"study": StudyCommand}
+@dataclass(frozen=True)
+class ExportCommand(ExportConfig):
+    """Write a dataset of faces as the files of other programs.
+
+      openface, pyfeat   a CSV for each input, with the column names of OpenFace 2 or py-feat
+      huggingface        Parquet files, images and a card, which `datasets.load_dataset` reads
+      webdataset         tar shards
+      edit-pairs         source, target and an instruction such as "turn the head 15 degrees to their left; smile more"
+
+    People are in `train` or `test`, never in both. Run the command again after a stop: it goes on.
+
+      rigface export out/faces out/csv --to openface
+      rigface export out/faces out/hub --to huggingface --min-confidence 0.5
+      rigface export s3://bucket/faces s3://bucket/pairs --to edit-pairs --limit 100000 --workers 16
+    """
+
+    def run(self) -> int:
+        from pipelines.export.job import export
+
+        counts = export(self, _say)
+        written = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing"
+        print(f"{self.dest.rstrip('/')}: {written} written now")
+        return 0
+
+
+COMMANDS = {"study": StudyCommand, "export": ExportCommand}

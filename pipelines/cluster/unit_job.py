@@ -11,7 +11,7 @@ import hashlib
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -56,12 +56,14 @@ def run_units(
     folder: str,
     check: Callable[[], None],
     say: Callable[[str], None],
+    finished: Container[str] | None = None,
 ) -> Counter[str]:
     """Do the units that have no Parquet object below `folder` of the output yet, in any order; their summed counts.
 
-    `make_worker` is pickled and called once per actor, `check` (of the output's lock) after each unit.
+    `make_worker` is pickled and called once per actor, `check` (of the output's lock) after each unit. `finished` names
+    the units that are done if that is not told by the objects below `folder`.
     """
-    done = store.ids(folder, ".parquet")
+    done = store.ids(folder, ".parquet") if finished is None else finished
     todo = [unit for unit in units if unit.name not in done]
     say(f"{len(units):,} units, {len(todo):,} to do")
     counts: Counter[str] = Counter()

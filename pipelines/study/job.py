@@ -11,13 +11,12 @@ The two objects of a batch have one name, that of `tracks` comes last: a batch w
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pyarrow as pa
 
-from pipelines.cluster.unit_job import PROGRESS_S, Unit, run_units, unit_name
+from pipelines.cluster.input_shares import Counts, Share, run_shares
 from pipelines.extract.layout import plain_parquet, remove_rows
 from pipelines.inputs.compact_set import CompactSet
 from pipelines.study.config import StudyConfig
@@ -30,9 +29,6 @@ from rigface.study.track_summary import track_table
 
 FRAMES, TRACKS = "study/frames", "study/tracks"
 BATCH_FACES = 8_192  # per object of frames/; 50 MB in memory
-SHARES_PER_WORKER = 4
-
-Counts = dict[str, int]
 
 
 def study(config: StudyConfig, say: Callable[[str], None] = print) -> Counts:
@@ -58,25 +54,7 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> Counts:
         finished = store.ids(TRACKS, ".parquet")
         for name in store.ids(FRAMES, ".parquet") - finished:  # of a run that was killed between the two
             store.delete(f"{FRAMES}/{name}.parquet")
-        if not config.pool.workers:
-            return _alone(MeasureShare(config.faces, store), todo, check, say)
-        count = SHARES_PER_WORKER * config.pool.workers
-        shares = [Unit(unit_name("share", str(k), str(count)), (k, count)) for k in range(count)]
-        worker = partial(MeasureShare, config.faces, store)
-        return dict(run_units(shares, worker, config.pool, store, f"{FRAMES}/none", check, say))
-
-
-def _alone(work: "MeasureShare", todo: int, check: Callable[[], None], say: Callable[[str], None]) -> Counts:
-    """All inputs in this process."""
-    total = {"inputs": 0, "faces": 0, "tracks": 0}
-    began = spoke = time.monotonic()
-    for counts in work.batches((0, 1)):
-        check()
-        total = {name: total[name] + counts[name] for name in total}
-        if (now := time.monotonic()) - spoke >= PROGRESS_S and total["inputs"]:
-            spoke, left_s = now, (now - began) / total["inputs"] * (todo - total["inputs"])
-            say(f"{total['inputs']:,}/{todo:,} inputs, {total['faces']:,} faces, about {left_s:.0f} s left")
-    return total
+        return run_shares(partial(MeasureShare, config.faces, store), todo, config.pool, store, check, say)
 
 
 def _versions(source: Store, wanted: Callable[[str], bool] = lambda uri: True) -> Iterator[tuple[str, str]]:
@@ -125,21 +103,12 @@ class MeasureShare:
     def __init__(self, faces: str, store: Store) -> None:
         self._faces, self._store = Faces(faces), lock.follow(store)
 
-    def __call__(self, unit: str, share: tuple[int, int]) -> Counts:
-        total: Counts = {"inputs": 0, "faces": 0, "tracks": 0}
-        for counts in self.batches(share):
-            total = {name: total[name] + counts[name] for name in total}
-        return total
-
-    def batches(self, share: tuple[int, int]) -> Iterator[Counts]:
-        """Measure what is not done of share k of n, object by object; the counts of each."""
-        number, of = share
-
-        def is_mine(uri: str) -> bool:
-            return int(hashlib.sha256(uri.encode()).hexdigest()[:8], 16) % of == number
-
-        done = {uri for uri, _ in _measured(self._store) if is_mine(uri)}
-        versions = {uri: version for uri, version in _versions(self._faces.store, is_mine) if uri not in done}
+    def __call__(self, share: Share) -> Iterator[Counts]:
+        """Measure what is not done of a share, object by object; the counts of each."""
+        done = {uri for uri, _ in _measured(self._store) if uri in share}
+        versions = {
+            uri: version for uri, version in _versions(self._faces.store, share.__contains__) if uri not in done
+        }
         batch: list[pa.Table] = []
         for _, rows in self._faces.by_input(INPUT_COLUMNS, versions.__contains__):
             batch.append(rows)

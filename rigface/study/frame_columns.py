@@ -89,6 +89,17 @@ def frame_table(rows: pa.Table, detector: DetectorSpec) -> tuple[pa.Table, np.nd
     return schema.table_of(columns, frames_schema()), confidence
 
 
+def study_columns(rows: pa.Table, detector: DetectorSpec) -> pa.Table:
+    """`MEASURES` of the rows (`INPUT_COLUMNS`, all `ok`) of any inputs, row by row; see `frame_table`.
+
+    Velocities are known where the frame before is among the rows.
+    """
+    studied, _ = frame_table(rows, detector)
+    back = np.empty(len(rows), np.int64)
+    back[_in_order(rows)] = np.arange(len(rows))
+    return studied.select([c.name for c in MEASURES]).take(pa.array(back))
+
+
 def _in_order(rows: pa.Table) -> np.ndarray:
     """Numbers of the rows that are `ok`, by input, track and time."""
     good = np.flatnonzero(np.array(rows["status"].to_pylist()) == "ok")

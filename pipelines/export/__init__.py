@@ -1,0 +1,1 @@
+"""A dataset of faces in the formats of other programs: `rigface export`."""
