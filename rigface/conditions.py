@@ -59,8 +59,12 @@ class Composer:
         """The preview of coefficients of the open head."""
         return Previewer()
 
-    def __call__(self, source: Face, wanted: FaceParams, moved: np.ndarray | None = None) -> Composed:
+    def __call__(
+        self, source: Face, wanted: FaceParams, moved: np.ndarray | None = None, donor: Face | None = None
+    ) -> Composed:
         """Conditions for one edit, from the coefficients before it to those after it, as `transfer` makes them.
+
+        Of a swap the `source` is the swapped face, and the `donor` the reference.
 
         `moved` (512, 512) uint8 is 255 on the person after the edit, if a photograph shows it; on heads without a
         preview. ValueError if the face lacks the expression code that is wanted.
@@ -83,7 +87,7 @@ class Composer:
         elif rendered is not None and _is_moved(source.params, wanted):
             after = (rendered.alpha[0, 0].numpy() * 255).astype(np.uint8)
         conditions = Conditions(
-            reference=crop,
+            reference=crop if donor is None else resized(donor.crop, self.spec.size),
             background=cut_out_person(crop, mask, after, margin=self.spec.profile.margin),
             render=image if rendered is None else self._picture(rendered),
             expression_code=np.asarray(code, np.float32),

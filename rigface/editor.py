@@ -2,6 +2,10 @@
 
 Path: image -> FaceAnalyzer -> `transfer` -> Composer -> model, or the preview without one -> paste -> measure.
 
+An edit that takes the identity is a face swap: the donor's face is drawn in the place of the source's
+(`face/preview/face_swap.py`), and the rest of the edit, or the model, begins with that picture; the model takes the
+identity from the donor's own crop.
+
     editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
     result.image, result.asked, result.achieved
@@ -11,7 +15,8 @@ Path: image -> FaceAnalyzer -> `transfer` -> Composer -> model, or the preview w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -22,18 +27,19 @@ from rigface import assets
 from rigface.conditions import Composed, Composer
 from rigface.edits import PREVIEW, EditSpec, EditWarning, FaceEdit, Trait
 from rigface.errors import BadEdit
-from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.face.analyzer import FaceAnalyzer, choose_faces, chosen_faces
 from rigface.face.controls.edit_warnings import edit_warnings
 from rigface.face.controls.named_curves import wanted_azimuth
 from rigface.face.controls.transfer import asked_amount, drawn_edit, exposure, expression_amount, targets_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
+from rigface.face.preview.face_swap import FaceSwapper
 from rigface.face.rendering.lighting import light_direction
 from rigface.image import resized
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.model.model_config import config_of
-from rigface.model_editor import ModelEditor, check_head
+from rigface.model_editor import ModelEditor, check_head, refined
 from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.refiner.preview_refiner import PreviewRefiner
 from rigface.types import CROP_PX, Detection, Face, FaceParams, HeadSpec
@@ -184,27 +190,31 @@ class Editor:
             self.check_prompt(one.edit)
         found = self.analyzer(image)
         chosen = chosen_faces(found, edits)
-        taken = {k: self.target_params(one.targets, one.edit) for k, one in enumerate(edits)}
-        sources, specs = [source for source, _ in chosen], [edits[k].edit for _, k in chosen]
-        asked = [self.edited_params(source.params, edits[k].edit, taken[k]) for source, k in chosen]
+        of_edits = [self.target_faces(one.targets, one.edit) for one in edits]
+        sources, specs, targets = zip(*((source, edits[k].edit, of_edits[k]) for source, k in chosen))
+        asked = [self.edited_params(source.params, *rest) for source, *rest in zip(sources, specs, targets)]
         out, crops = image.copy(), [source.crop for source in sources]
         for k, (source, spec) in enumerate(zip(sources, specs)):
             if not spec.is_nothing:
-                out, crops[k] = self.apply(out, source, asked[k], seed, spec.prompt)
+                donor = targets[k].get("identity")
+                out, crops[k] = self.apply(out, source, asked[k], seed, spec.prompt, donor=donor)
         achieved: list[FaceParams | None] = [None] * len(sources)
         if measure:
             achieved = self.measure(out, sources)
         head = self.analyzer.head
         achieved_numbers = [None if p is None else numbers(p, spec, head) for p, spec in zip(achieved, specs)]
-        faces = list(zip(sources, asked, specs))
+        asked_numbers = [numbers(p, spec, head, s.params) for s, p, spec in zip(sources, asked, specs)]
+        warnings = [
+            edit_warnings(s, p, spec, head, image.shape[:2], who.get("identity"))
+            for s, p, spec, who in zip(sources, asked, specs, targets)
+        ]
         return Edited(
-            out, crops, [numbers(p, spec, head, source.params) for source, p, spec in faces], achieved_numbers, sources,
-            asked, achieved, [edit_warnings(s, p, spec, head, image.shape[:2]) for s, p, spec in faces], specs,
+            out, crops, asked_numbers, achieved_numbers, list(sources), asked, achieved, warnings, list(specs),
             [next(k for k, face in enumerate(found) if face is source) for source in sources],
         )  # fmt: skip
 
-    def target_params(self, targets: Mapping[Trait, Target], edit: EditSpec) -> dict[Trait, FaceParams]:
-        """Coefficients to copy for each trait that the edit takes; a picture is analysed once.
+    def target_faces(self, targets: Mapping[Trait, Target], edit: EditSpec) -> dict[Trait, Face]:
+        """The face to copy from for each trait that the edit takes; a picture is analysed once.
 
         ValueError if a trait has no target, NoFace if a picture to copy from shows no face.
         """
@@ -214,17 +224,41 @@ class Editor:
             id(g): choose_faces(self.analyzer(g), "largest")[0] if isinstance(g, np.ndarray) else g
             for g in targets.values()
         }
-        return {trait: faces[id(targets[trait])].params for trait in sorted(edit.take)}
+        return {trait: faces[id(targets[trait])] for trait in sorted(edit.take)}
 
-    def edited_params(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
-        """Coefficients to draw a face with: `transfer.transfer` of `transfer.drawn_edit`; see `transfer.targets_of`."""
+    def edited_params(
+        self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, Face | FaceParams]
+    ) -> FaceParams:
+        """Coefficients to draw a face with: `transfer.transfer` of `transfer.drawn_edit`; see `transfer.targets_of`.
+
+        Of a swap they are those of the swapped face, with the rest of the edit done.
+        """
         head = self.analyzer.head
-        target = targets_of(source, targets) if edit.needs_target else None
+        taken = {trait: who.params if isinstance(who, Face) else who for trait, who in targets.items()}
+        if "identity" in edit.take:
+            source = self._swapped_params(source, taken.pop("identity"))
+            edit = replace(edit, take=edit.take - {"identity"})
+        target = targets_of(source, taken) if edit.needs_target else None
         return transfer(source, drawn_edit(source, edit, head), head, target)
 
-    def compose(self, source: Face, wanted: FaceParams) -> Composed:
-        """Conditions of the model."""
-        return self._composer(source, wanted)
+    def _swapped_params(self, source: FaceParams, donor: FaceParams) -> FaceParams:
+        if self._swapper is None:
+            return replace(source, shape=donor.shape, albedo=donor.albedo)
+        return self._swapper.params(source, donor)
+
+    @cached_property
+    def _swapper(self) -> FaceSwapper | None:
+        """None on heads without a preview, where swaps are the model's alone."""
+        return FaceSwapper() if self.analyzer.head.name == "open" else None
+
+    def swapped(self, image: np.ndarray, source: Face, donor: Face) -> tuple[np.ndarray, Face]:
+        """The image (H, W, 3) uint8 with the donor's face in the place of one of its faces, and that face.
+
+        On a head without a preview the image is unchanged.
+        """
+        if self._swapper is None:
+            return image, replace(source, params=self._swapped_params(source.params, donor.params))
+        return self._swapper.into(image, source, donor, self._max_px or PREVIEW_PX)
 
     def check_prompt(self, edit: EditSpec) -> None:
         """Raise BadEdit for a prompt if there is no model, or one without a text encoder."""
@@ -235,16 +269,21 @@ class Editor:
 
     def apply(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = "",
-        back: np.ndarray | None = None,
+        back: np.ndarray | None = None, donor: Face | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8.
 
-        `back` (H, W, 3) uint8 is the image without the person, if that is known, as in a clip.
+        `back` (H, W, 3) uint8 is the image without the person, if that is known, as in a clip; `donor` is the person
+        whose identity the edit takes.
         """
+        if donor is not None:
+            image, source = self.swapped(image, source, donor)
+            if self._model is None and _same(source.params, wanted):
+                return image, source.crop
         if self._model is None:
             crop, mask = self._preview(image, source, wanted, back)
             return paste_crop(image, crop, source.frame_to_crop, mask), crop
-        composed = self._composer(source, wanted)
+        composed = self._composer(source, wanted, donor=donor)
         crop = self._model(composed.conditions, seed, *([prompt] if prompt else []))
         return self.paste(image, source, wanted, composed, crop)
 
@@ -299,22 +338,6 @@ class Editor:
         return [None if d is None else next(fitted) for d in nearest]
 
 
-def chosen_faces(faces: list[Face], edits: Sequence[FaceEdit[Any]]) -> list[tuple[Face, int]]:
-    """Each face of a picture to be edited, with the number of its edit, in the order of edits.
-
-    Of two edits the first has a face that both choose, and `all` has those that no other edit chooses. NoFace if there
-    is no such face, BadEdit if none is left for an edit.
-    """
-    owner: dict[int, int] = {}  # id of a face -> number of its edit
-    chosen = {number: choose_faces(faces, one.face) for number, one in enumerate(edits)}
-    for number in sorted(chosen, key=lambda n: edits[n].face == "all"):
-        free = [face for face in chosen[number] if id(face) not in owner]
-        if not free:
-            raise BadEdit(f"face {edits[number].face}: another edit has it")
-        owner |= dict.fromkeys(map(id, free), number)
-    return [(face, n) for n in chosen for face in chosen[n] if owner[id(face)] == n]
-
-
 def _by_trait(target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> Mapping[Trait, Target]:
     if target is None or isinstance(target, Mapping):
         return target or {}
@@ -336,10 +359,12 @@ def profile_of(checkpoint: str) -> FaceProfile:
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec, source: FaceParams | None = None) -> dict[str, float]:
     """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on.
 
+    Of a swap also the pose, which it should keep.
+
     With the `source` that was edited, `params` are what the edit makes of it, and the numbers are those asked for.
     """
     out: dict[str, float] = {}
-    if "pose" in edit.take or any(v is not None for v in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
+    if edit.take & {"pose", "identity"} or any(v is not None for v in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         degrees = to_degrees(to_matrix(np.asarray(params.head_rotation)[None]))[0]
         out |= {f"{name}_deg": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees)}
     for name in edit.expression:
@@ -356,16 +381,9 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec, source: FacePara
     return out
 
 
-def refined(output: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """Add a model's change of a small preview (S, S, 3) to the same preview at another size (T, T, 3), all uint8.
-
-    Hair and skin stay as sharp as the photograph; only the model's change is as coarse as its pixels.
-    """
-    size = fine.shape[:2]
-    change = output.astype(np.float32) - preview
-    change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(output) else cv2.INTER_AREA)
-    result: np.ndarray = (fine + change + 0.5).clip(0, 255).astype(np.uint8)
-    return result
+def _same(a: FaceParams, b: FaceParams) -> bool:
+    """True if two faces, numpy, have the same coefficients."""
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(FaceParams))
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ class EditSpec:
     ValueError names the field of an unknown trait or name, or of a number out of its range.
     """
 
-    take: frozenset[Trait] = frozenset()  # copied from the target; `shape` and `identity` only for face swaps
+    take: frozenset[Trait] = frozenset()  # copied from the target; `identity`: its face itself, a face swap
     yaw_deg: float | None = None  # the pose wanted; None leaves it; signs as in `face/geometry/rotation.py`.
     pitch_deg: float | None = None
     roll_deg: float | None = None

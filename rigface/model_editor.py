@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from rigface.errors import BadCheckpoint
@@ -74,3 +75,15 @@ def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
             "expressions may come out a little different",
             stacklevel=3,
         )
+
+
+def refined(output: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Add a model's change of a small preview (S, S, 3) to the same preview at another size (T, T, 3), all uint8.
+
+    Hair and skin stay as sharp as the photograph; only the model's change is as coarse as its pixels.
+    """
+    size = fine.shape[:2]
+    change = output.astype(np.float32) - preview
+    change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(output) else cv2.INTER_AREA)
+    result: np.ndarray = (fine + change + 0.5).clip(0, 255).astype(np.uint8)
+    return result

@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import Any, NamedTuple
 
 import cv2
@@ -33,25 +32,23 @@ from rigface.edits import EditSpec, FaceEdit, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose_faces
 from rigface.face.controls.transfer import TRAIT_FIELDS, white_point
-from rigface.face.detection.detector import KeyframeDetector
-from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
 from rigface.face.preview.background_plate import BackgroundPlate
-from rigface.face.reconstruction.one_euro import OneEuro, OneEuroSettings, Smoother
-from rigface.types import Detection, Face, FaceParams, Frame
+from rigface.face.tracked_faces import TrackedFaces
+from rigface.types import Face, FaceParams, Frame
 from rigface.video.decode import Truncated, read_frames
 from rigface.video.demux import Source
 
 MAX_SAMPLES = 8  # frames of a video that are measured
 CALM_FPS = 3.0  # frames analysed per second in search of the calmest, in the first CALM_S
 CALM_S = 40.0
-NEW_MASK = 0.5  # weight of a frame's own mask
 
 # Trait that the edit replaces -> fields of the source that have to hold still for it.
 NEEDS: Mapping[Trait, tuple[str, ...]] = {
     "pose": ("head_rotation", "shape"),
     "expression": TRAIT_FIELDS["expression"],
     "light": ("light", "albedo"),
+    "identity": ("head_rotation", "shape", *TRAIT_FIELDS["expression"], "light", "albedo"),
 }
 
 FaceMonitor = Callable[[Frame, list[tuple[int, Face]]], None]
@@ -65,6 +62,7 @@ class FrameFace(NamedTuple):
     face: Face  # before the edit
     wanted: FaceParams  # coefficients that the edit asks for
     edit: EditSpec
+    donor: Face | None  # whose identity the edit takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +140,9 @@ def edited(
     """
     for one in edits:
         editor.check_prompt(one.edit)
-    fixed = [editor.target_params(one.targets, one.edit) for one in edits]
+    fixed = [editor.target_faces(one.targets, one.edit) for one in edits]
     smooth = dict.fromkeys(name for one in edits for name in smoothed_fields(one.edit))
-    track = TrackedFaces(editor, [str(one.face) for one in edits], tuple(smooth), clip.fps, options.hold_boxes)
+    track = TrackedFaces(editor.analyzer, [str(one.face) for one in edits], tuple(smooth), clip.fps, options.hold_boxes)
     plates: dict[int, BackgroundPlate] = {}
 
     def plans() -> Iterator[_Plan]:
@@ -160,7 +158,7 @@ def edited(
             for t, face in seen:
                 k = track.choices[t]
                 wanted = editor.edited_params(face.params, edits[k].edit, fixed[k])
-                faces.append(FrameFace(t, face, wanted, edits[k].edit))
+                faces.append(FrameFace(t, face, wanted, edits[k].edit, fixed[k].get("identity")))
             yield _Plan(frame, frame.image, faces, backs)
 
     yield from _edit_frames(editor, plans(), options)
@@ -193,8 +191,7 @@ def animated(
     editor.check_prompt(spec)
     rest = _calmest(clip, editor) if options.neutral == "calmest" and not options.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if options.smooth else ()
-    track = TrackedFaces(editor, ["largest"], smooth, clip.fps)
-    fixed = {trait: face.params for trait, face in targets.items()}
+    track = TrackedFaces(editor.analyzer, ["largest"], smooth, clip.fps)
 
     def plans() -> Iterator[_Plan]:
         driver, neutral = None, rest
@@ -211,8 +208,9 @@ def animated(
                 moved = source.params
                 if driver is not None:
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
-                people = {**fixed, **{trait: moved for trait in taken}}
-                faces.append(FrameFace(k, source, editor.edited_params(source.params, spec, people), spec))
+                people: dict[Trait, Face | FaceParams] = {**targets, **{trait: moved for trait in taken}}
+                wanted = editor.edited_params(source.params, spec, people)
+                faces.append(FrameFace(k, source, wanted, spec, targets.get("identity")))
             yield _Plan(frame, image, faces, [None] * len(faces))
 
     yield from _edit_frames(editor, plans(), options)
@@ -235,9 +233,9 @@ def _edit_frames(editor: Editor, plans: Iterator[_Plan], options: VideoOptions) 
 
     def edit(plan: _Plan) -> EditedFrame:
         image = plan.image
-        for (_, face, wanted, spec), back in zip(plan.faces, plan.backs):
+        for (_, face, wanted, spec, donor), back in zip(plan.faces, plan.backs):
             if not spec.is_nothing:
-                image, _ = editor.apply(image, face, wanted, options.seed, spec.prompt, back)
+                image, _ = editor.apply(image, face, wanted, options.seed, spec.prompt, back, donor)
         return EditedFrame(plan.frame.index, plan.frame.time_s, image, plan.faces)
 
     pending: deque[Future[EditedFrame]] = deque()
@@ -267,84 +265,6 @@ def smoothed_fields(spec: EditSpec) -> tuple[str, ...]:
     used |= {"expression"} if spec.expression else set()
     used |= {"light"} if spec.light is not None else set()
     return tuple(name for trait in NEEDS if trait in used for name in NEEDS[trait])
-
-
-class TrackedFaces:
-    """The chosen faces of each frame, with smoothed coefficients.
-
-    Args:
-        faces: choices, each `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice
-            lasts as long as its track, a face is the first one's that chooses it, and `all` has the rest.
-        smooth: fields to filter.
-        boxes: filter the boxes as well.
-    """
-
-    def __init__(
-        self, editor: Editor, faces: Sequence[str], smooth: tuple[str, ...], fps: float, boxes: bool = False
-    ) -> None:
-        self._analyzer, self._faces, self._smooth, self._boxes = editor.analyzer, faces, smooth, boxes
-        self.choices: dict[int, int] = {}  # track of each face of the last frame -> number of its choice
-        self._detector = KeyframeDetector(editor.analyzer.detector)
-        self._tracker = Tracker(max_gap=ceil(fps or 25))
-        self._chosen: dict[int, int] = {}  # number of a choice -> track
-        self._filters: dict[int, Smoother] = {}
-        self._masks: dict[int, np.ndarray] = {}
-        self._box_filters: dict[int, OneEuro] = {}
-
-    def __call__(self, frame: Frame) -> list[tuple[int, Face]]:
-        """Track and face of each chosen face, from left to right."""
-        detections = sorted(self._detector(frame.image), key=lambda d: float(d.box[0]))
-        tracks = self._tracker.update(frame.image, detections)
-        picked = self._pick(detections, tracks)
-        steady = [self._with_steady_box(detections[k], tracks[k], frame.time_s) for k in picked]
-        faces = self._analyzer.faces(frame.image, steady)
-        self._masks = {tracks[k]: self._with_past(tracks[k], face.mask) for k, face in zip(picked, faces)}
-        return [
-            (t, replace(face, params=self._filtered(t, face.params, frame.time_s), mask=self._masks[t]))
-            for t, face in zip((tracks[k] for k in picked), faces)
-        ]
-
-    def _with_past(self, track: int, mask: np.ndarray) -> np.ndarray:
-        """The mask, averaged with those of the track's last frames: both are of crops that follow the head."""
-        past = self._masks.get(track)
-        return mask if past is None else cv2.addWeighted(past, 1 - NEW_MASK, mask, NEW_MASK, 0)
-
-    def _pick(self, detections: list[Detection], tracks: list[int]) -> list[int]:
-        """Chosen detections, from left to right."""
-        held = {number: tracks.index(track) for number, track in self._chosen.items() if track in tracks}
-        for number, which in enumerate(self._faces):
-            if which != "all" and number not in held:
-                k = _place(which, detections)
-                if k is not None and k not in held.values():
-                    held[number], self._chosen[number] = k, tracks[k]
-        picked = {k: number for number, k in held.items()}
-        if "all" in self._faces:
-            picked = dict.fromkeys(range(len(detections)), self._faces.index("all")) | picked
-        self.choices = {tracks[k]: number for k, number in picked.items()}
-        return sorted(picked)
-
-    def _with_steady_box(self, detection: Detection, track: int, time_s: float) -> Detection:
-        if not self._boxes:
-            return detection
-        size = float(np.max(detection.box[2:] - detection.box[:2]))
-        settings = OneEuroSettings(1.0, 4.0 / size)  # at a face's width a second: 5 Hz
-        box = self._box_filters.setdefault(track, OneEuro(settings))(detection.box, time_s)
-        return replace(detection, box=box.astype(np.float32), finder_box=None)  # crops follow the steady box
-
-    def _filtered(self, track: int, params: FaceParams, time_s: float) -> FaceParams:
-        if not self._smooth:
-            return params
-        return self._filters.setdefault(track, Smoother(self._smooth))(params, time_s)
-
-
-def _place(which: str, detections: list[Detection]) -> int | None:
-    """Place of the detection, from the left, that a choice means; None if there is no such face."""
-    if which.isdecimal():
-        return int(which) if int(which) < len(detections) else None
-    if not detections:
-        return None
-    area = [float(np.prod(d.box[2:] - d.box[:2])) for d in detections]
-    return {"largest": int(np.argmax(area)), "left-most": 0, "right-most": len(detections) - 1}[which]
 
 
 def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
@@ -402,7 +322,7 @@ class Samples:
         if shown.image is None or not shown.faces or shown.index % every != every // 2:
             return
         achieved = self.editor.measure(shown.image, [seen.face for seen in shown.faces])
-        for (track, face, wanted, edit), now in zip(shown.faces, achieved):
+        for (track, face, wanted, edit, _), now in zip(shown.faces, achieved):
             self.kept.setdefault(track, []).append((face.params, wanted, now))
             self.edits[track] = edit
 

@@ -3,6 +3,7 @@
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Edit": {
         "edit": ("editing", "Change pose, expression or light of a face in an image or a video"),
+        "swap": ("editing", "Put the face of one person in the place of another's"),
         "animate": ("editing", "Drive the face of an image by a video"),
         "strip": ("editing", "Show what editing does to a face, as one image"),
         "sliders": ("editing", "List the numbers an edit can have"),

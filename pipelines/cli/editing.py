@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
+from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig, SwapConfig
 from pipelines.edit.flags import split_faces as split_faces  # of the parser
 
 
@@ -35,6 +35,28 @@ class EditCommand(EditConfig):
         from pipelines.edit.report import show
 
         show(edit(self))
+        return 0
+
+
+@dataclass(frozen=True)
+class SwapCommand(SwapConfig):
+    """Put the face of one person in the place of another's, in its pose, expression and light.
+
+    Hair, ears, neck and all around the face stay. The donor's skin gets the tones of the recipient's; light spots and
+    shadows of a hard light, glasses and hands come along, so choose a donor in soft light, from a similar side. Ask
+    both people. The result is marked and signed; the donor's picture is named in the manifest as a part.
+
+      rigface swap photo.jpg donor.jpg out.png
+      rigface swap clip.mp4 donor.jpg out.mp4 --face 0
+      rigface swap photo.jpg donor.jpg out.png --checkpoint runs/mine/model    the donor as its reference
+      rigface edit photo.jpg out.png --take identity --target donor.jpg --yaw 10 --smile 0.4    and edited further
+    """
+
+    def run(self) -> int:
+        from pipelines.edit.job import edit
+        from pipelines.edit.report import show
+
+        show(edit(self.as_edit()))
         return 0
 
 
@@ -130,6 +152,7 @@ class VerifyCommand:
 
 COMMANDS = {
     "edit": EditCommand,
+    "swap": SwapCommand,
     "animate": AnimateCommand,
     "strip": StripCommand,
     "sliders": SlidersCommand,

@@ -88,6 +88,28 @@ class EditConfig:
 
 
 @dataclass(frozen=True)
+class SwapConfig:
+    """One face swap."""
+
+    source: Annotated[Positional[Path], arg(metavar="IN")]  # An image or a video of the recipient.
+    donor: Annotated[Positional[Path], arg(metavar="DONOR")]
+    """Image of the person whose face is put there (the largest), or a row of a dataset: FOLDER#INPUT:FRAME."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """File to write: .png or .jpg for an image, .mp4, .mov or .mkv for a video."""
+    face: Annotated[str, arg(metavar="WHICH")] = "largest"
+    """Face to replace: largest, left-most, right-most, all, or a number counted from the left, from 0."""
+    silent: bool = False  # Leave out the sound of the video.
+    no_sign: bool = False  # Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit.
+    engine: Annotated[Engine, arg(name="")] = field(default_factory=lambda: Engine(checkpoint="preview"))
+
+    def as_edit(self) -> EditConfig:
+        """The same as an edit."""
+        flags = EditFlags(take="identity", target=self.donor)
+        more = {"silent": self.silent, "no_sign": self.no_sign, "engine": self.engine}
+        return EditConfig(self.source, self.out, flags, self.face, **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class AnimateConfig:
     """One image that is driven by a video."""
 

@@ -77,7 +77,7 @@ class EditFlags:
     """Turn the environment map around the person, degrees; its lamps move to the viewer's right."""
 
     take: Annotated[str, _optional("TRAIT,...")] = ""
-    """Traits to copy from --target, separated by commas: pose, expression, light; shape or identity for a face swap."""
+    """Traits to copy from --target, separated by commas: pose, expression, light, shape; identity is a face swap."""
     target: File = None
     """Image to copy from (its largest face), or a row of a dataset: FOLDER#INPUT:FRAME or FOLDER#INPUT:FRAME:TRACK."""
     pose_from: File = None  # Copy the pose from this image or row.

@@ -43,9 +43,11 @@ def edit(config: EditConfig) -> EditReport:
     is_video = kind_of(config.source) == "video"
     check_output(config.out, config.source, is_video, [one.face for one in asked])
     editor, edits = _prepare(config, asked)
+    donors = dict.fromkeys(one.targets["identity"] for one in asked if "identity" in one.targets)
+    origins = [Origin(config.source), *(Origin(path, "componentOf") for path in donors if path.is_file())]
     if is_video:
-        return edit_video(config, edits, editor)
-    return _edit_image(config, edits, editor)
+        return edit_video(config, edits, editor, origins)
+    return _edit_image(config, edits, editor, origins)
 
 
 def animate(config: AnimateConfig) -> EditReport:
@@ -84,10 +86,12 @@ def _prepare(
     return editor, [replace(one, targets={t: faces[path] for t, path in one.targets.items()}) for one in asked]  # type: ignore[misc]
 
 
-def _edit_image(config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor) -> EditReport:
+def _edit_image(
+    config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor, origins: Sequence[Origin]
+) -> EditReport:
     began = time.monotonic()
     image = read_image(config.source)
-    signer = EditSigner(config, edits, editor.has_model, [Origin(config.source)])
+    signer = EditSigner(config, edits, editor.has_model, origins)
     is_measured = not config.engine.quick
     try:
         with errors_named(config.source):

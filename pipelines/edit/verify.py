@@ -30,7 +30,7 @@ def verify(files: Sequence[Path], signing_folder: str = "") -> int:
             "made here": "yes" if found.made_here else "no",
             "manifest": MANIFESTS[found.manifest],
             "watermark": found.mark or "none",
-            **({"edit": json.dumps(found.record.get("edit", {}))} if found.record else {}),
+            **({"edit": json.dumps(found.record.get("faces") or found.record.get("edit", {}))} if found.record else {}),
         }
         print(path, *(f"  {name:10} {value}" for name, value in rows.items()), sep="\n")
         all_ours = all_ours and found.made_here

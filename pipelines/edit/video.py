@@ -28,14 +28,16 @@ from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 
 
-def edit_video(config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor) -> EditReport:
+def edit_video(
+    config: EditConfig, edits: Sequence[FaceEdit[Face]], editor: Editor, origins: Sequence[Origin]
+) -> EditReport:
     """The same edits on every frame of a video."""
     with errors_named(config.source):
         info = probe_video(str(config.source))
     source = VideoSource(str(config.source), info.fps)
     frames = edited(editor, source, edits, VideoOptions(config.engine.seed, hold_boxes=editor.has_model))
     with errors_named(config.source):
-        return _write(config, frames, source, (info.width, info.height), info, edits, editor)
+        return _write(config, frames, source, (info.width, info.height), info, edits, editor, origins)
 
 
 def animate_image(config: AnimateConfig, edit: FaceEdit[Face], editor: Editor, taken: frozenset[Trait]) -> EditReport:
@@ -52,7 +54,8 @@ def animate_image(config: AnimateConfig, edit: FaceEdit[Face], editor: Editor, t
     frames = animated(editor, image, faces, source, edit.edit, edit.targets, taken, options)
     size = (image.shape[1], image.shape[0])
     with errors_named(config.driving):
-        return _write(config, frames, source, size, info, [edit], editor)
+        origins = [Origin(config.source, "componentOf"), Origin(config.driving, "inputTo")]
+        return _write(config, frames, source, size, info, [edit], editor, origins)
 
 
 def _write(
@@ -63,11 +66,10 @@ def _write(
     info: VideoInfo,
     edits: Sequence[FaceEdit[Face]],
     editor: Editor,
+    origins: Sequence[Origin],
 ) -> EditReport:
     began, video, most_faces = time.monotonic(), Path(str(source.file)), 0
     samples = Samples(editor, info.shown_frames)
-    is_animation = isinstance(config, AnimateConfig)
-    origins = [Origin(config.source, "componentOf"), Origin(video, "inputTo")] if is_animation else [Origin(video)]
     signer = EditSigner(config, edits, editor.has_model, origins)
     marked = signer.frame_marker()
     with (

@@ -24,7 +24,10 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "expression.jaw_open": (0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9),
     "light.azimuth_deg": (-75, -50, -25, 0, 25, 50, 75),
 }
-CROSS_TRAITS: tuple[Trait, ...] = ("pose", "expression", "light")
+CROSS_TRAITS: dict[Trait, str] = {
+    "pose": "pose of another", "expression": "expression of another", "light": "light of another",
+    "identity": "face swap",
+}  # fmt: skip
 MIN_CLIP_FRAMES = 5  # frames in a row; jitter of shorter clips is not measured
 
 
@@ -68,9 +71,9 @@ class TaskSampler:
         for k, source in enumerate(self._in_turns(self._config.limit)):
             own = str(self.frames.identity[source])
             other = self._random.choice([name for name in names if name != own])
-            trait = CROSS_TRAITS[k % len(CROSS_TRAITS)]
+            trait, name = list(CROSS_TRAITS.items())[k % len(CROSS_TRAITS)]
             target = int(self._random.choice(self._people[other]))
-            yield self._task("cross", f"{trait} of another", source, EditSpec(frozenset({trait})), target)
+            yield self._task("cross", name, source, EditSpec(frozenset({trait})), target)
 
     def _sweeps(self) -> Iterator[PlannedTask]:
         """Every number of `SWEEPS` on the most frontal frame of each person."""

@@ -4,7 +4,7 @@ Path: OUT/faces -> `FacesSource.plan` -> `PlannedTask`s (small, sent to workers)
 editor of any profile the face and the wanted coefficients.
 
 * self-edit: two frames of one person in one input; the second is the truth.
-* cross-identity: pose, expression or light of another person.
+* cross-identity: pose, expression or light of another person; or a face swap, whose donor is the other person.
 * sweep: one number over seven values, on each person's most frontal frame.
 * clip: the frames of one track drive its first frame; each frame is the truth.
 
@@ -55,6 +55,7 @@ class Task:
     wanted: Callable[[FaceProfile], tuple[Face, FaceParams]]
     """The source of an editor of this profile, whose crop is its photograph, and its coefficients after the edit."""
     time_s: float = 0.0  # of the driving frame
+    donor: Callable[[FaceProfile], Face] | None = None  # of a swap
 
 
 class FacesSource:
@@ -98,7 +99,10 @@ class FacesSource:
             edit = drawn_edit(own.params, planned.edit, head)
             return replace(own, frame_to_crop=AS_PHOTOGRAPH), transfer(own.params, edit, head, targets)
 
-        return Task(planned, source.crop, None if target is None else target.crop, None, None, wanted)
+        task = Task(planned, source.crop, None if target is None else target.crop, None, None, wanted)
+        if target is None or "identity" not in planned.edit.take:
+            return task
+        return replace(task, donor=lambda profile: self._seen(target, profile)[0])
 
     def _with_truth(self, planned: PlannedTask, source: Face, target: Face, time_s: float) -> Task | None:
         settings = PairSettings()

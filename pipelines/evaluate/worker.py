@@ -176,9 +176,12 @@ class EvaluateUnit:
         """A task as a candidate does it, once for each seed."""
         planned, edits = task.planned, []
         face, wanted = task.wanted(by.profile)
+        donor = None if task.donor is None else task.donor(by.profile)
+        if donor is not None:
+            wanted = by.editor.edited_params(face.params, planned.edit, {"identity": donor})
         for seed in range(by.seeds):
             began = time.perf_counter()
-            picture, _ = by.editor.apply(task.source, face, wanted, seed)
+            picture, _ = by.editor.apply(task.source, face, wanted, seed, donor=donor)
             edits.append(
                 Edited(
                     model=by.name,

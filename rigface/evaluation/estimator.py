@@ -241,7 +241,7 @@ def achieved(
 
     Args:
         wanted, measured: coefficients of one face, by `transfer` and re-measured on the output (or None).
-        edit: only its numbers are listed, and all numbers of a copied trait.
+        edit: only its numbers are listed, and all numbers of a copied trait; of a swap the pose, which it should keep.
         unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is
             absolute.
         source: the face before the edit, by which the number that was asked is known; None: as `wanted` has it.
@@ -253,7 +253,7 @@ def achieved(
     out: dict[str, Number] = {}
     goal, got = _degrees(wanted), _degrees(measured)
     for name, asked, now in zip(("yaw_deg", "pitch_deg", "roll_deg"), goal, got):
-        if "pose" in edit.take or getattr(edit, name) is not None:
+        if edit.take & {"pose", "identity"} or getattr(edit, name) is not None:
             out[name] = Number(float(asked), float(now), "degrees")
     named = list(edit.expression)
     if "expression" in edit.take:  # every axis above `MIN_SHOWN`

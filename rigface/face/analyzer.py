@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
-from rigface.errors import NoFace
+from rigface.edits import FaceEdit
+from rigface.errors import BadEdit, NoFace
 from rigface.face.detection.boxes import iou, landmark_box
 from rigface.face.detection.detector import Detector
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -138,3 +140,19 @@ def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
             )
         return [faces[int(which)]]
     raise ValueError(f"face: want one of {', '.join(FACE_CHOICES)} or a number, got {which!r}")
+
+
+def chosen_faces(faces: list[Face], edits: Sequence[FaceEdit[Any]]) -> list[tuple[Face, int]]:
+    """Each face of a picture to be edited, with the number of its edit, in the order of edits.
+
+    Of two edits the first has a face that both choose, and `all` has those that no other edit chooses. NoFace if there
+    is no such face, BadEdit if none is left for an edit.
+    """
+    owner: dict[int, int] = {}  # id of a face -> number of its edit
+    chosen = {number: choose_faces(faces, one.face) for number, one in enumerate(edits)}
+    for number in sorted(chosen, key=lambda n: edits[n].face == "all"):
+        free = [face for face in chosen[number] if id(face) not in owner]
+        if not free:
+            raise BadEdit(f"face {edits[number].face}: another edit has it")
+        owner |= dict.fromkeys(map(id, free), number)
+    return [(face, n) for n in chosen for face in chosen[n] if owner[id(face)] == n]

@@ -222,20 +222,30 @@ def _actions(record: dict[str, Any], origins: Sequence[Origin]) -> list[dict[str
     """C2PA actions on the origins."""
     source_type = "composite" if record.get("model") == PREVIEW else "compositeWithTrainedAlgorithmicMedia"
     edited = {"digitalSourceType": SOURCE_TYPE_PREFIX + source_type}
-    labels = [f"origin{n}" for n, origin in enumerate(origins or [Origin(b"")]) if origin.role != "inputTo"]
-    ingredients = {"parameters": {"ingredientIds": labels}}
+    roles = [origin.role for origin in origins] or ["parentOf"]
+    opened, placed = (
+        {"parameters": {"ingredientIds": [f"origin{n}" for n, role in enumerate(roles) if role == wanted]}}
+        for wanted in ("parentOf", "componentOf")
+    )
     marked = [{"action": "c2pa.watermarked"}] if _has_mark(record, origins) else []
     if origins and origins[0].role != "parentOf":
-        return [{"action": "c2pa.created", **edited}, {"action": "c2pa.placed", **ingredients}, *marked]
-    if EditSpec.from_dict(record.get("edit", {})).is_nothing:
-        return [{"action": "c2pa.opened", **ingredients}, {"action": "c2pa.transcoded"}]
-    return [{"action": "c2pa.opened", **ingredients}, {"action": "c2pa.edited", **edited}, *marked]
+        return [{"action": "c2pa.created", **edited}, {"action": "c2pa.placed", **placed}, *marked]
+    if _is_nothing(record):
+        return [{"action": "c2pa.opened", **opened}, {"action": "c2pa.transcoded"}]
+    parts = [{"action": "c2pa.placed", **placed}] if "componentOf" in roles else []  # the donor of a face swap
+    return [{"action": "c2pa.opened", **opened}, *parts, {"action": "c2pa.edited", **edited}, *marked]
 
 
 def _has_mark(record: dict[str, Any], origins: Sequence[Origin]) -> bool:
     """Edits and animations have a watermark; a file that was only encoded anew has none."""
     is_new = bool(origins) and origins[0].role != "parentOf"
-    return "mark" in record and (is_new or not EditSpec.from_dict(record.get("edit", {})).is_nothing)
+    return "mark" in record and (is_new or not _is_nothing(record))
+
+
+def _is_nothing(record: dict[str, Any]) -> bool:
+    """True if the edit of a record, or each of its `faces`, changes nothing."""
+    edits = [one["edit"] for one in record.get("faces", [])] or [record.get("edit", {})]
+    return all(EditSpec.from_dict(edit).is_nothing for edit in edits)
 
 
 def _add_ingredient(builder: Any, about: dict[str, str], origin: Origin, with_manifest: bool) -> None:

@@ -19,9 +19,9 @@ import torch
 
 from rigface.conditions import Composed as ComposedFace
 from rigface.conditions import Composer
-from rigface.editor import Editor, chosen_faces, numbers, profile_of
+from rigface.editor import Editor, numbers, profile_of
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, EditWarning, LightEdit
-from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.face.analyzer import FaceAnalyzer, choose_faces, chosen_faces
 from rigface.face.controls.edit_warnings import edit_warnings
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
@@ -60,6 +60,7 @@ class _PreparedFace(NamedTuple):
     face: Face
     wanted: FaceParams  # the parameters that the edit gives it
     edit: EditSpec
+    donor: Face | None  # whose identity the edit takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,14 @@ class _Layout:
     """Edits prepared for a model: each edited face and its composed conditions."""
 
     analysis: FaceAnalysis
+    image: np.ndarray  # (H, W, 3) uint8, the picture; of a swap with the donor's face drawn
     edits: list[_PreparedFace]
     composed: list[ComposedFace]
 
     @property
     def size(self) -> int:
         """Bytes, with those of the analysis, which may be in no other cache any more."""
-        return self.analysis.size + sum(c.mask.nbytes + 4 * c.image.nbytes for c in self.composed)
+        return self.analysis.size + self.image.nbytes + sum(c.mask.nbytes + 4 * c.image.nbytes for c in self.composed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,22 +218,22 @@ class FaceWorker(FaceService):
         editor, edits = self._editors_of(profile).editor, edit_input.edits
         names = {name for one in edits for name in one.targets.values()}
         seen = {name: self._faces.analyze(edit_input, name, profile) for name in names}
-        people = {name: choose_faces(analysis.faces, "largest")[0].params for name, analysis in seen.items()}
-        return [
-            _PreparedFace(face, editor.edited_params(
-                face.params, edits[k].edit, {trait: people[name] for trait, name in edits[k].targets.items()}
-            ), edits[k].edit)
-            for face, k in chosen_faces(faces, edits)
-        ]  # fmt: skip
+        people = {name: choose_faces(analysis.faces, "largest")[0] for name, analysis in seen.items()}
+        prepared = []
+        for face, k in chosen_faces(faces, edits):
+            targets = {trait: people[name] for trait, name in edits[k].targets.items()}
+            wanted = editor.edited_params(face.params, edits[k].edit, targets)
+            prepared.append(_PreparedFace(face, wanted, edits[k].edit, targets.get("identity")))
+        return prepared
 
     def _warped(
         self, editor: Editor, edit_input: EditInput, analysis: FaceAnalysis
     ) -> tuple[np.ndarray, list[_PreparedFace]]:
         """The edits without a model, at the size of the analysis."""
         image, edits = analysis.image, self._prepared(edit_input, analysis.faces)
-        for face, wanted, edit in edits:
+        for face, wanted, edit, donor in edits:
             if not edit.is_nothing:
-                image, _ = editor.apply(image, face, wanted)
+                image, _ = editor.apply(image, face, wanted, donor=donor)
         return image, edits
 
     def _preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
@@ -252,7 +254,7 @@ class FaceWorker(FaceService):
         analysis = self._faces.analyze(edit_input, edit_input.picture)
         editor = self._refined[refiner] if refiner else self._own.editor
         image, edits = self._warped(editor, edit_input, analysis)
-        return self._finished(_with_source(edit_input, analysis), image, edits, output_options)
+        return self._finished(self._with_origins(edit_input, analysis), image, edits, output_options)
 
     def _compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
         self._faces.check_consent(edit_input, input_spec.profile)
@@ -268,7 +270,13 @@ class FaceWorker(FaceService):
             profile, composer = input_spec.profile, self._composer(input_spec)
             analysis = self._faces.analyze(edit_input, edit_input.picture, profile)
             edits = self._prepared(edit_input, analysis.faces, profile)
-            layout = _Layout(analysis, edits, [composer(one.face, one.wanted) for one in edits])
+            image, editor = analysis.image, self._editors_of(profile).editor
+            for n, one in enumerate(edits):
+                if one.donor is not None:
+                    image, face = editor.swapped(image, one.face, one.donor)
+                    edits[n] = one._replace(face=face)
+            composed = [composer(one.face, one.wanted, donor=one.donor) for one in edits]
+            layout = _Layout(analysis, image, edits, composed)
             self._layouts.put(key, layout)
         return layout
 
@@ -276,11 +284,11 @@ class FaceWorker(FaceService):
         self, edit_input: EditInput, input_spec: ConditionSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         layout, profile = self._layout(edit_input, input_spec), input_spec.profile
-        image = layout.analysis.image
+        image = layout.image
         editor = Editor(self._analyzer_of(profile), composer=self._composer(input_spec))
         for one, composed, crop in zip(layout.edits, layout.composed, crops):
             image, _ = editor.paste(image, one.face, one.wanted, composed, crop)
-        edit_input = _with_source(edit_input, layout.analysis)
+        edit_input = self._with_origins(edit_input, layout.analysis, profile)
         return self._finished(edit_input, image, layout.edits, output_options, profile)
 
     def _composer(self, input_spec: ConditionSpec) -> Composer:
@@ -304,6 +312,12 @@ class FaceWorker(FaceService):
             data = self._signer(image, edit_input, output_options)
         return FinishedEdit(data, _asked(edits, editors.head), achieved, _warnings(edits, editors.head, image))
 
+    def _with_origins(self, edit_input: EditInput, analysis: FaceAnalysis, profile: FaceProfile = OWN) -> EditInput:
+        """The input with the bytes of its source and of the donors of swaps."""
+        donors = {one.targets["identity"] for one in edit_input.edits if "identity" in one.targets}
+        data = {name: self._faces.analyze(edit_input, name, profile).data for name in donors}
+        return replace(edit_input, pictures={**data, edit_input.picture: analysis.data})
+
     def _reconstruct(self, edit_input: EditInput) -> Reconstruction:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
         height, width = analysis.image.shape[:2]
@@ -323,16 +337,11 @@ class FaceWorker(FaceService):
 
 
 def _asked(edits: list[_PreparedFace], head: HeadSpec) -> list[dict[str, float]]:
-    return [numbers(wanted, edit, head, face.params) for face, wanted, edit in edits]
+    return [numbers(wanted, edit, head, face.params) for face, wanted, edit, _ in edits]
 
 
 def _warnings(edits: list[_PreparedFace], head: HeadSpec, image: np.ndarray) -> list[list[EditWarning]]:
-    return [edit_warnings(face, wanted, edit, head, image.shape[:2]) for face, wanted, edit in edits]
-
-
-def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:
-    """The input with its source's bytes."""
-    return replace(edit_input, pictures={edit_input.picture: analysis.data})
+    return [edit_warnings(face, wanted, edit, head, image.shape[:2], donor) for face, wanted, edit, donor in edits]
 
 
 def _without_images(edit_input: EditInput) -> EditInput:

@@ -298,9 +298,10 @@ class _VideoRun:
             **edits,
         }  # fmt: skip
         video = (folder / "clip").read_bytes()
-        origins = [Origin(video)]
+        files, donors = self.store.files(job), {name for trait, name in job.traits.items() if "identity" in trait}
+        origins = [Origin(video), *(Origin(files[name], "componentOf") for name in sorted(donors))]
         if not is_video:
-            origins = [Origin(self.store.files(job)[job.picture], "componentOf"), Origin(video, "inputTo")]
+            origins = [Origin(files[job.picture], "componentOf"), Origin(video, "inputTo"), *origins[1:]]
         data = self.runner.signer.sign_file(out.read_bytes(), job.media_type, record, origins)
         data = self.store.put(job, 0, data)
         if self.runner.audit_log is not None:

@@ -23,8 +23,11 @@ class ResultSigner(C2paSigner):
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """Watermark, encode and sign an (H, W, 3) uint8 image."""
         edit = {"source": edit_input.picture, **edit_input.record()}
-        source = edit_input.pictures.get(edit_input.picture)
-        origins = [Origin(source)] if source else []
+        pictures = {name: data for name, data in edit_input.pictures.items() if data}
+        source = pictures.pop(edit_input.picture, None)
+        donors = {one.targets.get("identity") for one in edit_input.edits}
+        parts = [Origin(data, "componentOf") for name, data in pictures.items() if name in donors]
+        origins = [Origin(source), *parts] if source else []
         record = {**output_options.record, **edit}
         return self.sign_image(image, record, origins, output_options.format, output_options.quality)
 

@@ -32,7 +32,7 @@ CHIN, SIDES = 152, (234, 454)
 
 
 def edit_warnings(
-    face: Face, drawn: FaceParams, edit: EditSpec, head: HeadSpec, size: tuple[int, int]
+    face: Face, drawn: FaceParams, edit: EditSpec, head: HeadSpec, size: tuple[int, int], donor: Face | None = None
 ) -> list[EditWarning]:
     """Warnings for the edit of one face, the worst first; empty if it should look well.
 
@@ -40,10 +40,12 @@ def edit_warnings(
         face: before the edit.
         drawn: its coefficients after it.
         size: height and width of the whole picture, px.
+        donor: of a swap.
     """
     if edit.is_nothing:
         return []
     found = [
+        *([] if donor is None else _of_donor(donor, drawn)),
         *_unseen(face.params, drawn),
         *_cut_off(face, drawn, size),
         *_uncertain(face),
@@ -66,6 +68,17 @@ def _unseen(source: FaceParams, drawn: FaceParams) -> list[EditWarning]:
         return []
     text = "This turn shows a side of the head that the photograph hides, and what it invents there may look wrong."
     return [EditWarning("unseen-side", text, {"yaw_deg": (float(math.ceil(bounds[0])), float(math.floor(bounds[1])))})]
+
+
+def _of_donor(donor: Face, drawn: FaceParams) -> list[EditWarning]:
+    out = []
+    if _unseen(donor.params, drawn):
+        text = "The other photograph hides a side of the face that shows here, and what is invented may look wrong."
+        out.append(EditWarning("unseen-side", text))
+    if _uncertain(donor):
+        text = "The face of the other photograph is covered, small, dark or hard to read, so the swap may look wrong."
+        out.append(EditWarning("uncertain-face", text))
+    return out
 
 
 def _cut_off(face: Face, drawn: FaceParams, size: tuple[int, int]) -> list[EditWarning]:

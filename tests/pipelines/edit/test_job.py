@@ -19,13 +19,14 @@ from pipelines.edit.report import fit_notes, limit_note
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.detection.mediapipe import MAX_FACES
-from rigface.image import decode
+from rigface.face.tracked_faces import TrackedFaces
+from rigface.image import decode, encode_png
 from rigface.model import checkpoint
 from rigface.model.recipes.ip_adapter import IdentityModel
 from rigface.model.recipes.protocol import RecipeOptions, recipe_of
 from rigface.types import Frame
 from rigface.video.decode import read_frames
-from rigface.video_editor import TrackedFaces, retargeted, smoothed_fields
+from rigface.video_editor import retargeted, smoothed_fields
 from tests.pipelines.made_faces import dataset
 
 
@@ -332,6 +333,8 @@ def test_each_face_of_a_picture_gets_its_own_flags(folder, tmp_path, capsys):
     half = was.shape[1] // 2
     assert (image[:, :half] != was[:, :half]).any()
     assert (image[:, half:] != was[:, half:]).any()
+    assert main(["verify", str(out)]) == 0  # marked and signed as one edit is
+    capsys.readouterr()
     saved = json.loads((tmp_path / "e.json").read_bytes())["faces"]
     assert saved == [{"face": "1", "edit": {"yaw_deg": 10.0}}, {"face": "0", "edit": {"expression": {"jaw_open": 0.5}}}]
     assert run("edit", folder / "two.png", out, "--edit", tmp_path / "e.json", "--no-sign") == 0
@@ -339,6 +342,16 @@ def test_each_face_of_a_picture_gets_its_own_flags(folder, tmp_path, capsys):
     assert text.index("face 1") < text.index("yaw") < text.index("face 0") < text.index("expression.jaw_open")
     assert run("edit", *words[:-2], "--face", "largest", "--smile", 1, out, "--quick") == 1
     assert "another edit has it" in capsys.readouterr().err
+
+
+def test_swap_puts_a_face_into_every_frame_of_a_clip(folder, tmp_path, capsys):
+    darker = (decode((folder / "smiling.png").read_bytes()) * 0.9).astype(np.uint8)
+    (tmp_path / "donor.png").write_bytes(encode_png(np.roll(darker, 20, axis=1)))
+    words = (folder / "clip.mp4", tmp_path / "donor.png", tmp_path / "swap.mp4")
+    assert run("swap", *words, "--silent", "--no-sign", "--quick") == 0
+    swap, was = (list(read_frames(str(path))) for path in (words[2], words[0]))
+    assert len(swap) == len(was) == 8
+    assert all(np.abs(a.image.astype(int) - b.image).max() > 30 for a, b in zip(swap, was))
 
 
 def test_only_coefficients_of_the_edit_are_smoothed():
@@ -355,7 +368,7 @@ def test_only_coefficients_of_the_edit_are_smoothed():
 def test_chosen_face_stays_with_its_track(folder, editor):
     """The left person is chosen as the largest; later the right one is larger, and the edit stays on the left."""
     face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
-    follow = TrackedFaces(editor, ["largest"], (), 25)
+    follow = TrackedFaces(editor.analyzer, ["largest"], (), 25)
     for i, share in enumerate(np.linspace(0.85, 1.15, 5)):
         wall = np.full((480, 900, 3), 150, np.uint8)
         for left, scale in ((0, 1 / share), (450, share)):
@@ -368,7 +381,7 @@ def test_chosen_face_stays_with_its_track(folder, editor):
 def test_each_of_two_faces_keeps_its_choice(folder, editor):
     """The right face is missing for a frame, and comes back."""
     face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
-    follow = TrackedFaces(editor, ["1", "0"], (), 25)
+    follow = TrackedFaces(editor.analyzer, ["1", "0"], (), 25)
     for i, shown in enumerate([(0, 1), (0,), (0, 1)]):
         wall = np.full((len(face), 700, 3), 150, np.uint8)
         for place in shown:

@@ -61,6 +61,16 @@ def test_manifest_of_source_becomes_parent(folder, tmp_path):
     assert active["ingredients"][0]["relationship"] == "parentOf"
 
 
+def test_donor_of_a_swap_is_a_part_in_the_manifest(folder, tmp_path):
+    out = tmp_path / "out.png"
+    assert main(["swap", *map(str, (folder / "photo.jpg", folder / "smiling.png", out))]) == 0
+    active, _ = manifest(out, "image/png")
+    assert [part["relationship"] for part in active["ingredients"]] == ["parentOf", "componentOf"]
+    actions = next(a for a in active["assertions"] if a["label"].startswith("c2pa.actions"))["data"]["actions"]
+    assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.placed", "c2pa.edited", "c2pa.watermarked"]
+    assert C2paSigner().verify(out.read_bytes()).made_here
+
+
 def test_edited_video_is_signed_in_its_file(folder, tmp_path):
     out = tmp_path / "out.mp4"
     report = edited(folder, out, "clip.mp4")

@@ -80,6 +80,18 @@ def test_target_is_checked_only_if_identity_is_taken(judged, client, take, good)
         problem(answer, 403, "no-consent")
 
 
+def test_swap_asks_for_donor_and_recipient_of_every_face(judged, client):
+    def swapped(picture, donor, part="target.identity", **request):
+        files = {"picture": ("a.png", picture), part: ("b.png", donor), "request": (None, json.dumps(request))}
+        return client.post("/v1/preview", files=files)
+
+    assert swapped(ANNA, ANNA).status_code == 200
+    problem(swapped(ANNA, BEN), 403, "no-consent")
+    problem(swapped(BEN, ANNA), 403, "no-consent")
+    problem(swapped(ANNA, CARL), 403, "refused")
+    problem(swapped(ANNA, BEN, "faces.0.target.identity", faces=[{"face": 0}]), 403, "no-consent")
+
+
 def test_changed_list_is_read_again(judged, client, files):
     problem(send(client, BEN, {"yaw_deg": 5}), 403, "no-consent")
     lists.enroll(lists.Path(files[0]), "ben", [vector(BEN)])
