@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "encode": ("learning", "Encode training examples as latents"),
         "refine": ("learning", "Train the small network that corrects previews"),
         "train": ("learning", "Fine-tune a model, or train a small one from scratch"),
+        "compare": ("learning", "Train a model by every recipe on the same examples, and compare them in one card"),
         "evaluate": ("learning", "Compare models on held-out people in a report card"),
         "judge": ("learning", "Compare results of any editors, ours or others', in the same report card"),
     },

@@ -14,7 +14,7 @@ from rigface.errors import RigFaceError, StorageGone
 from rigface.host_environment import repair_environment
 from rigface.terminal import exit_code, sentence_of
 
-RESUMABLE = ("extract", "pair", "encode", "train", "evaluate", "judge", "study", "export")
+RESUMABLE = ("extract", "pair", "encode", "train", "compare", "evaluate", "judge", "study", "export")
 INTERRUPTED = "rigface: stopped. Finished work is kept; run the same command again to continue."
 
 

@@ -32,7 +32,7 @@ from pipelines.examples.layout import (
 )
 from rigface import schema
 from rigface.errors import PlanError
-from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
+from rigface.examples import IDENTITY, PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
 from rigface.model.latents import encode_example
 from rigface.model.stable_diffusion import load_vae
 from rigface.storage import lock
@@ -93,6 +93,8 @@ class EncodeUnit:
     def _latents(self, table: pa.Table) -> tuple[dict[str, pa.Array], LatentSpec]:
         """The four columns of a table of examples."""
         batches: dict[str, list[np.ndarray]] = {name: [] for name in PICTURES}
+        if IDENTITY in table.column_names:
+            table = table.drop_columns([IDENTITY])  # it would take the reference's place
         for start in range(0, len(table), self._config.batch):
             example = encode_example(self._vae, examples_of(table.slice(start, self._config.batch)))
             c = example.conditions

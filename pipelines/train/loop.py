@@ -66,7 +66,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     passes = math.ceil(config.micro_batches / backend.world)
     batches = Batches(config, source, parts, state, micro_batches)
     validation = Validation(config, source, backend, state.loaded.config)
-    began, numbers = time.monotonic(), {"step": float(state.step)}
+    began, numbers = time.monotonic(), {"step": float(state.step), "trained_parameters": float(state.trained)}
     skipped = in_a_row = 0
     if state.step == 0 and state.step < config.steps:
         numbers |= validation.run(state, log)
@@ -77,6 +77,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         loss = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line: dict[str, Any] = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        line |= {"samples_per_s": config.batch * config.micro_batches / (wait + took), "memory_mb": state.memory_mb()}
         in_a_row = 0 if math.isfinite(loss) else in_a_row + 1
         skipped += in_a_row > 0
         if in_a_row:

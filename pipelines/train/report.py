@@ -22,6 +22,8 @@ MAX_GRIDS = 6  # shown, evenly over the run
 
 CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, names of the logged numbers
     ("loss", ("loss",)),
+    ("validation loss at fixed draws, by time of the process",
+     ("validation/loss", *(f"validation/loss_t{t}" for t in (125, 375, 625, 875, 1000)))),
     ("PSNR of held-out edits, dB", ("validation/psnr", "validation/preview_psnr", "validation/copy_psnr")),
     ("identity distance to the true frame", ("validation/identity_distance", "validation/preview_identity_distance")),
     ("pose gain", ("validation/pose_gain", "validation/preview_pose_gain")),

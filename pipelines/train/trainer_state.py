@@ -47,6 +47,7 @@ class TrainerState:
                 f"output_scale changes a layer that the recipe {config.recipe!r} does not train; leave it 1"
             )
         self.inner = self.loaded.model
+        self.trained = sum(p.numel() for p in self.inner.parameters() if p.requires_grad)
         if config.gradient_checkpointing:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
@@ -65,6 +66,13 @@ class TrainerState:
         if config.compile:
             for network in self.inner.networks:
                 network.compile()
+
+    def memory_mb(self) -> float:
+        """Peak of the GPU's memory; on a CPU what is computed: weights, gradients, optimizer and average."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        weights = sum(p.numel() * p.element_size() for p in self.inner.parameters())
+        return (weights + 16 * self.trained) / 2**20  # four float32 numbers per trained one
 
     def state_dict(self) -> dict[str, Any]:
         """The content of a checkpoint, sharded like the model."""

@@ -2,10 +2,11 @@
 
 Path: rows of split `test` -> the averaged model, sampled with its own process -> numbers and a grid of pictures -> log.
 
-Numbers, each as `validation/...`: PSNR of the edit and of the preview against the true frame; and, with
-`validate_faces` (rigface/metrics), the share of outputs with a face, the distance of pose, expression and light to the
-true frame's, their gain over *copy source*, and the distance of the identity vectors of edit and true frame, for the
-preview too. The people of these rows are never trained on. `rigface evaluate` is the whole evaluation.
+Numbers, each as `validation/...`: the loss at fixed draws, by noise level (`loss`, `loss_t125` ...: squared error of
+the answer, unweighted); PSNR of the edit and of the preview against the true frame; and, with `validate_faces`
+(rigface/metrics), the share of outputs with a face, the distance of pose, expression and light to the true frame's,
+their gain over *copy source*, and the distance of the identity vectors of edit and true frame, for the preview too. The
+people of these rows are never trained on. `rigface evaluate` is the whole evaluation.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from rigface.examples import IDENTITY, examples_of
 from rigface.image import to_image, to_tensor
 from rigface.metrics.gain import gain
 from rigface.metrics.geometry import distances, stack
-from rigface.model.latents import decode, encode_conditions, lost_detail
+from rigface.model.diffusion import Draw, row_losses
+from rigface.model.latents import decode, encode_conditions, encode_example, lost_detail
 from rigface.model.model_config import ModelConfig
 from rigface.model.sampling import SamplingBatch, SamplingState, seeded
 from rigface.storage.store import Store
@@ -36,6 +38,7 @@ from rigface.types import DLIB_SAME_PERSON, Example
 GRID_ROWS = 12
 MAX_TURN_DEG = 40  # larger turns are not preferred any more
 BATCH = 8  # examples sampled at once
+LEVELS = (0.125, 0.375, 0.625, 0.875)  # shares of the process's time at which the loss is measured
 COLUMNS = ("reference", "background", "render", "target", "expression_code", "example", "identity", "delta_pose_deg")
 
 
@@ -55,11 +58,12 @@ class Validation:
         example = examples_of(self._table)
         with state.average.swapped(), torch.no_grad():
             state.inner.eval()
+            losses = losses_by_level(state, example, self._config)
             edits = sample(state, example, self._config.seed)
             state.inner.train()
         if self._backend.rank:
             return {}
-        numbers = {f"validation/{name}": value for name, value in self.measure(example, edits).items()}
+        numbers = {f"validation/{name}": value for name, value in (losses | self.measure(example, edits)).items()}
         log.add(numbers, state.step)
         log.picture("edits", grid(example, edits), state.step)
         return numbers
@@ -124,6 +128,28 @@ def _chosen(source: Store, count: int, more: list[str]) -> pa.Table | None:
     rows = [row for row in rows if row.kind == "pair"] or rows
     chosen = held_out.in_turns(rows, lambda row: (-min(row.delta_pose_deg, MAX_TURN_DEG), row.example))[:count]
     return pa.concat_tables([source.table(r.part, [*COLUMNS, *more]).slice(r.row, 1) for r in chosen]).combine_chunks()
+
+
+def losses_by_level(state: TrainerState, example: Example, config: TrainConfig) -> dict[str, float]:
+    """Mean squared error of the model's answers to N examples, at each of `LEVELS` and over all.
+
+    Noise and levels are the same in every run, so that losses of one process compare between steps, runs and recipes. A
+    bridge that is trained at its start alone is measured there.
+    """
+    process, vae, seed = state.loaded.config.process, state.loaded.vae, config.seed
+    total = dict.fromkeys((1.0,) if config.start_step_fraction == 1 else LEVELS, 0.0)
+    count = len(example.target)
+    for first in range(0, count, BATCH):
+        rows = slice(first, min(first + BATCH, count))
+        latents = encode_example(vae, Example(example.conditions.map(itemgetter(rows)), example.target[rows]))
+        noise, _ = seeded([seed + k for k in range(rows.start, rows.stop)], tuple(latents.target.shape[1:]))
+        for level in total:
+            times = torch.full((len(noise),), round(level * process.train_timesteps), device=state.device)
+            with state.autocast():
+                drawn = Draw(times, noise.to(state.device), None)
+                total[level] += float(row_losses(state.inner, latents, process, drawn, min_snr=0.0).sum())
+    losses = {f"loss_t{round(level * process.train_timesteps)}": value / count for level, value in total.items()}
+    return {"loss": sum(losses.values()) / len(losses), **losses}
 
 
 def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:

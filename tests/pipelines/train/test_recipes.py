@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.examples.config import EncodeConfig
+from pipelines.examples.encode import encode
 from pipelines.examples.layout import parts_of, spec_of
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
@@ -22,11 +24,14 @@ from rigface.testing import fake_examples, toy_start
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """One part of fake examples with identity vectors."""
-    part = tmp_path_factory.mktemp("recipes") / "examples" / "00" / "00part.parquet"
+    """Latents of fake examples with identity vectors."""
+    folder = tmp_path_factory.mktemp("recipes")
+    part = folder / "pairs" / "examples" / "00" / "00part.parquet"
     part.parent.mkdir(parents=True)
     pq.write_table(fake_examples.table(16, identity="dlib"), part)
-    return part.parents[2]
+    checkpoint.save(folder / "tiny", checkpoint.tiny())
+    encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
+    return folder / "latents"
 
 
 @pytest.fixture(scope="module")
