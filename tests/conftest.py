@@ -42,16 +42,23 @@ SLOW_PATHS = (
     "tests/rigface/provenance/test_watermark.py", "tests/serve/api/test_openapi_contract.py",
     "tests/test_architecture.py::test_an_import_is_cheap", "tests/test_docs.py::test_generated_tables",
 )  # fmt: skip
-# Files that share one service on Ray Serve, and other long ones: they begin first, so that no process ends alone.
-SERVICE_FILES = (
+# Files that share one cluster, in one process: a second cluster takes ten seconds, and more while it idles. The service
+# comes last, because its controller takes a fifteenth of a core as long as it is there.
+CLUSTER_FILES = (
+    "tests/pipelines/train/test_ray_backend.py", "tests/pipelines/extract/test_resume.py",
+    "tests/pipelines/extract/test_job.py", "tests/pipelines/extract/test_in_process.py",
+    "tests/pipelines/telemetry/test_metrics.py", "tests/pipelines/study/test_job.py",
+    "tests/pipelines/examples/test_encode.py", "tests/drills/test_processes.py",
     "tests/serve/test_faults.py", "tests/serve/test_app.py", "tests/serve/inference/test_model_routing.py",
     "tests/serve/web/test_photo_tab.py",
 )  # fmt: skip
+# They begin first, and beside them other long ones, so that no process ends alone.
 LONG_FILES = (
-    *SERVICE_FILES, "tests/pipelines/train/test_ray_backend.py", "tests/drills/test_inputs.py",
-    "tests/drills/test_storage.py", "tests/pipelines/extract/test_job.py", "tests/pipelines/extract/test_resume.py",
-    "tests/test_released_weights.py", "tests/pipelines/cluster/test_submit.py", "tests/pipelines/train/test_loop.py",
-    "tests/test_packaging.py", "tests/pipelines/extract/test_brought_weights.py",
+    *CLUSTER_FILES, "tests/drills/test_storage.py", "tests/pipelines/cluster/test_submit.py",
+    "tests/pipelines/train/test_loop.py", "tests/pipelines/edit/test_field_files.py",
+    "tests/test_released_weights.py", "tests/drills/test_inputs.py", "tests/pipelines/extract/test_hostile_inputs.py",
+    "tests/pipelines/train/test_train_on_s3.py", "tests/test_packaging.py",
+    "tests/pipelines/extract/test_brought_weights.py",
 )  # fmt: skip
 
 
@@ -78,14 +85,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """`--dist loadfile`, with the files that share the service as one: it is started in one process."""
+    """`--dist loadfile`, with the files that share the cluster as one."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "service" if nodeid.startswith(SERVICE_FILES) else super()._split_scope(nodeid)
+            return "cluster" if nodeid.startswith(CLUSTER_FILES) else super()._split_scope(nodeid)
 
     return Files(config, log)
 
@@ -181,7 +188,7 @@ S3_ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
-    "RIGFACE_S3_SILENT_S": "3",  # a drill that makes the storage silent should not take minutes
+    "RIGFACE_S3_SILENT_S": "1.5",  # a drill that makes the storage silent should not take minutes
 }
 
 
@@ -193,7 +200,7 @@ def s3_behind() -> Iterator[Proxy]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with Proxy(f"http://{host}:{port}", hold_s=4) as proxy:
+    with Proxy(f"http://{host}:{port}", hold_s=2) as proxy:
         yield proxy
     server.stop()
 
