@@ -95,8 +95,9 @@ def prepare(
 
 def _paths(command: Any) -> list[str]:
     """Inputs and outputs of a command."""
-    positional = list(getattr(command, "paths", ())) + list(getattr(command, "words", ()))[1:]
-    return positional + [getattr(command, n) for n in ("faces", "examples", "data", "out") if hasattr(command, n)]
+    named = [getattr(command, n) for n in ("paths", "faces", "examples", "data", "out") if hasattr(command, n)]
+    places = [place for value in named for place in ([value] if isinstance(value, str) else value)]
+    return places + list(getattr(command, "words", ()))[1:]
 
 
 def describe(submission: Submission, cluster: str) -> str:

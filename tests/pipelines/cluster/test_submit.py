@@ -126,6 +126,7 @@ def test_code_is_uploaded_only_with_upload():
         (["train", "cluster", "s3://b/latents", "runs/a"], "runs/a: the cluster does not see"),
         (["pair", "out/faces", "s3://b/pairs"], "out/faces"),
         (["evaluate", "out/faces", "s3://b/card"], "out/faces"),
+        (["identities", "s3://b/one", "out/two"], "out/two"),
         ([*LINE, "--dollars", "5"], "--dollars needs --price"),
         ([*LINE, "--env", "RIGFACE_NOT_SET"], "is not set here"),
         ([*LINE, "--env", "RIGFACE_TEST_SECRET_KEY"], "looks like a secret"),
