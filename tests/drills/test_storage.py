@@ -50,10 +50,10 @@ def outage_after(proxy, store: Store, units: int, seconds: float, gone: list[flo
 
 
 def test_storage_faults_and_short_outage(clips_on_s3, bucket, s3_behind, silent, nothing_lost):
-    """Videos and dataset on S3; one request in twelve fails, and the storage is absent for four seconds."""
+    """Videos and dataset on S3; one request in twelve fails, and the storage is absent for two seconds."""
     out, gone = f"{bucket}/drills/breaks", []
     with breaking(s3_behind, 1 / 12) as counts:
-        watcher = outage_after(s3_behind, Store(out), 6, 4.0, gone)
+        watcher = outage_after(s3_behind, Store(out), 6, 2.0, gone)
         extract(debug((clips_on_s3,), out), silent)
         watcher.join(10)
     assert gone
