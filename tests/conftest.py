@@ -45,9 +45,9 @@ SLOW_PATHS = (
 # Files that share one cluster, in one process: a second cluster takes ten seconds, and more while it idles. The service
 # comes last, because its controller takes a fifteenth of a core as long as it is there.
 CLUSTER_FILES = (
-    "tests/pipelines/train/test_ray_backend.py", "tests/pipelines/extract/test_resume.py",
-    "tests/pipelines/extract/test_job.py", "tests/pipelines/extract/test_in_process.py",
-    "tests/pipelines/telemetry/test_metrics.py", "tests/pipelines/study/test_job.py",
+    "tests/pipelines/telemetry/test_metrics.py", "tests/pipelines/extract/test_job.py",
+    "tests/pipelines/extract/test_resume.py", "tests/pipelines/extract/test_in_process.py",
+    "tests/pipelines/train/test_ray_backend.py", "tests/pipelines/study/test_job.py",
     "tests/pipelines/examples/test_encode.py", "tests/drills/test_processes.py",
     "tests/serve/test_faults.py", "tests/serve/test_app.py", "tests/serve/inference/test_model_routing.py",
     "tests/serve/web/test_photo_tab.py",

@@ -1,6 +1,7 @@
 """Fixtures: a folder of small inputs, and a finished dataset of them."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.dataset
 import pytest
 from rich.console import Console
 
-from pipelines.extract.config import debug
+from pipelines.extract.config import Pool, debug
 from pipelines.extract.progress import Progress
 
 
@@ -37,6 +38,21 @@ def finished(zoo, tmp_path_factory) -> Path:
 
     out = tmp_path_factory.mktemp("finished") / "out"
     extract(debug((str(zoo),), str(out)), Progress(Console(file=io.StringIO())))
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_on_ray(ray_cluster, zoo, tmp_path_factory) -> Path:
+    """The same as on a cluster: every stage in actors of its own, faces passed between processes, units from a file."""
+    from pipelines.extract import dataflow
+    from pipelines.extract.job import extract
+
+    out, small = tmp_path_factory.mktemp("finished_on_ray") / "out", Pool(cpus=0.5)
+    config = replace(debug((str(zoo),), str(out)), in_process="never", detect_faces=Pool(2, max_actors=3, cpus=0.5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataflow, "MAX_BLOCKS", 1)
+        config = replace(config, reconstruct=small, mask_and_score=small, write=small)
+        extract(config, Progress(Console(file=io.StringIO())))
     return out
 
 

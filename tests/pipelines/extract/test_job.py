@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.cluster import session
 from pipelines.extract import dataflow, planning
-from pipelines.extract.config import Pool, debug
+from pipelines.extract.config import debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import CRASH_WINDOW, check_crashes, extract
 from pipelines.extract.layout import error_path, part_path
@@ -263,18 +263,9 @@ def test_progress_line_has_counts():
 
 
 @pytest.mark.slow
-def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(
-    ray_cluster, finished, zoo, silent, tmp_path, monkeypatch
-):
-    """As on a cluster: every stage in actors of its own, faces passed between processes, units read from a file."""
-    monkeypatch.setattr(dataflow, "MAX_BLOCKS", 1)
-    config = replace(debug((str(zoo),), str(tmp_path / "out")), in_process="never")
-    small = Pool(cpus=0.5)
-    detect_faces = Pool(actors=2, max_actors=3, cpus=0.5)
-    config = replace(config, detect_faces=detect_faces, reconstruct=small, mask_and_score=small, write=small)
-    extract(config, silent)
-    assert faces_of(tmp_path / "out").equals(faces_of(finished))
-    assert inputs_of(tmp_path / "out").equals(inputs_of(finished))
+def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(finished_on_ray, finished):
+    assert faces_of(finished_on_ray).equals(faces_of(finished))
+    assert inputs_of(finished_on_ray).equals(inputs_of(finished))
 
 
 @pytest.mark.slow

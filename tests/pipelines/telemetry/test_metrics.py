@@ -5,8 +5,6 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.extract.config import debug
-from pipelines.extract.job import extract
 from pipelines.extract.layout import records_of
 from pipelines.extract.stages import DetectFaces, StageActor, measured
 from pipelines.extract.unit import Shard
@@ -110,7 +108,7 @@ def test_loss_that_is_not_finite_is_recorded(recorded):
     assert [value for name, value, _ in recorded if name == "rigface_train_loss_finite"] == [1, 0, 0]
 
 
-def test_series_of_an_extract_job_are_at_the_endpoint(ray_cluster, zoo, silent, tmp_path, s3_behind, monkeypatch):
+def test_series_of_an_extract_job_are_at_the_endpoint(finished_on_ray, tmp_path, s3_behind, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
 
     def retries(text: str) -> float:
@@ -118,8 +116,6 @@ def test_series_of_an_extract_job_are_at_the_endpoint(ray_cluster, zoo, silent, 
 
     before = retries(scraped())  # counters start with the process: other tests may have had retries
     read_from_s3(s3_behind, monkeypatch)
-    out = tmp_path / "job"
-    extract(replace(debug((str(zoo),), str(out)), in_process="never"), silent)
     fail_a_face(tmp_path)  # in the driver: that job has no failures
     crash_a_child(tmp_path)
     expected = [m for m in metrics.ALL if not m.name.startswith("rigface_train")]
@@ -129,7 +125,9 @@ def test_series_of_an_extract_job_are_at_the_endpoint(ray_cluster, zoo, silent, 
     )
     assert retries(text) == before + 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
-    records = [record for path in out.rglob("faces/??/*.parquet") for record in records_of(pq.read_schema(path))]
+    records = [
+        record for path in finished_on_ray.rglob("faces/??/*.parquet") for record in records_of(pq.read_schema(path))
+    ]
     assert total(text, "rigface_units_total", status="ok") >= len(records) > 0
     frames = sum(record.frames for record in records)
     assert all(
