@@ -9,7 +9,7 @@ mix.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields
 from math import prod
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 from rigface.types import CROP_PX, EXTRAS, DetectorSpec, FaceParams, HeadSpec, Quality
 
 FACES_VERSION = "faces/2"
+KEY = ("uri", "frame_index", "time_s", "track", "status", "reason", "box")  # columns that every `faces/` has
 INPUTS_VERSION = "inputs/1"
 IDENTITIES_VERSION = "identities/1"
 _VECTORS = {
@@ -126,14 +127,21 @@ def identity_columns(width: int) -> list[Column]:
     ]
 
 
-def faces_schema(head: HeadSpec, detector: DetectorSpec) -> pa.Schema:
-    """Arrow schema of `OUT/faces/`, with the head model's and the detector's description in the metadata."""
+def faces_schema(head: HeadSpec, detector: DetectorSpec, columns: Collection[str] = ()) -> pa.Schema:
+    """Arrow schema of `OUT/faces/`, with the head model's and the detector's description in the metadata.
+
+    `columns`, if there are any, are all that it has beside the `KEY`; ValueError names one that there is not.
+    """
+    known = face_columns(head, detector)
+    if unknown := set(columns) - {c.name for c in known}:
+        raise ValueError(f"no column {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}")
     metadata = {
         "rigface.schema": FACES_VERSION,
         "rigface.head": json.dumps(asdict(head)),
         "rigface.detector": json.dumps(asdict(detector)),
     }
-    return pa.schema([pa.field(c.name, c.type) for c in face_columns(head, detector)], metadata=metadata)
+    kept = (c for c in known if not columns or c.name in (*KEY, *columns))
+    return pa.schema([pa.field(c.name, c.type) for c in kept], metadata=metadata)
 
 
 def inputs_schema() -> pa.Schema:

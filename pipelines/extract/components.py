@@ -78,8 +78,21 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         expression=settings.expression,
         refine=settings.refine,
         half=settings.half,
+        colours=needs_colours(settings),
     )
     return with_expression_codes(loaded, settings.expression_codes, device)
+
+
+def needs_colours(settings: Settings) -> bool:
+    """True if columns are wanted that come from the fit of skin and light."""
+    return settings.refine > 0 or settings.wants(
+        "albedo", "light", "photometric_residual", "occlusion", "confidence", "is_suspect"
+    )
+
+
+def needs_mask(settings: Settings) -> bool:
+    """True if columns are wanted that come from the person's mask."""
+    return settings.wants("mask", "confidence", "exposure", "skin_tone_ita_deg")
 
 
 def parser(settings: Settings, device: str) -> Parser:
@@ -93,7 +106,9 @@ def parser(settings: Settings, device: str) -> Parser:
     )
 
 
-def assess(settings: Settings) -> Callable[[steps.AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality]:
+def assess(
+    settings: Settings,
+) -> Callable[[steps.AlignedFaces, int, np.ndarray | None, np.ndarray, np.ndarray], Quality]:
     """The measure of quality, see `rigface.face.steps.assess`; a fake one beside a fake reconstructor."""
     return fakes.fake_quality if settings.reconstructor == "fake" else steps.assess
 

@@ -79,7 +79,14 @@ class Settings:
     """Models and rules of a trained model, as defaults of the flags above; rigface: those of the released RigFace
     weights, DECA on FLAME with d3dfr's codes and BiSeNet's masks."""
 
+    columns: str = ""
+    """Columns of OUT/faces to compute and keep, separated by commas, beside those that name a face (uri, frame_index,
+    time_s, track, status, reason, box); empty: all. What nobody needs is not computed: masks, say, or light."""
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", ",".join(sorted(set(self.columns.replace(" ", "").split(",")) - {""})))
+        if not self.wants("identity_vector"):
+            object.__setattr__(self, "identity", "none")
         for name in PROFILED if self.profile != "own" else ():
             if getattr(self, name) == getattr(Settings, name):
                 object.__setattr__(self, name, getattr(PROFILES[self.profile], name))
@@ -97,6 +104,15 @@ class Settings:
         in_range(self, "[1, 100]", "jpeg_quality", "expression")
         in_range(self, "[1, 300]", "shape")
         in_range(self, "[0, 1000]", "refine")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns asked for; none: all."""
+        return tuple(filter(None, self.columns.split(",")))
+
+    def wants(self, *columns: str) -> bool:
+        """True if one of these columns is to be kept, or all are."""
+        return not self.columns or not set(columns).isdisjoint(self.kept)
 
     @property
     def crop_rule(self) -> CropRule:

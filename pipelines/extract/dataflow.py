@@ -41,7 +41,7 @@ def stage_arguments(config: ExtractConfig, head: HeadSpec, detector: DetectorSpe
         DetectFaces.name: (DetectFaces, {**settings, **limits}),
         Reconstruct.name: (Reconstruct, {**settings, "device": device[Reconstruct.name]}),
         MaskAndScore.name: (MaskAndScore, {**settings, "device": device[MaskAndScore.name]}),
-        Write.name: (Write, {**place, "head": head, "detector": detector}),
+        Write.name: (Write, {**place, "head": head, "detector": detector, "columns": config.settings.kept}),
     }
 
 

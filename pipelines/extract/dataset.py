@@ -137,7 +137,7 @@ class FaceDataset:
         }
         run_info.write(self.store, info)
         if not self.store.exists("faces/schema.parquet"):
-            empty = schema.faces_schema(head, detector).empty_table()
+            empty = schema.faces_schema(head, detector, settings.kept).empty_table()
             self.store.publish("faces/schema.parquet", parquet(empty))
         self.store.sweep()
         return config

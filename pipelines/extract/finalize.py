@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +153,8 @@ def _tracks(rows: pa.Table, record: Record) -> list[TrackSummary]:
     """The tracks of one unit, under the numbers they have in their chunk."""
     tracks, times = (rows[name].to_numpy() for name in ("track", "time_s"))
     boxes = rows["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)
-    vectors = rows["identity_vector"].to_pylist()
+    has_vectors = "identity_vector" in rows.column_names  # they may have been left out
+    vectors: list[Any] = rows["identity_vector"].to_pylist() if has_vectors else [None] * len(rows)
     local = {now: chunk for chunk, now in _numbered(record, np.unique(tracks).tolist())}
     summaries = []
     for track in np.unique(tracks).tolist():

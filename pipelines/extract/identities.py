@@ -97,7 +97,7 @@ def identify(store: Store, threshold: float | None = None, names: Store | None =
             if uri not in known:
                 new.add(uri)
     added = 0
-    if len(new):
+    if len(new) and "identity_vector" in Faces(store).schema.names:
         tracks = _read(Faces(store), new.__contains__, Faces(names or store).identities)
         threshold = threshold or earlier or cluster_threshold(tracks.mean.shape[1])
         added = len(tracks.uri)

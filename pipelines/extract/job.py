@@ -36,7 +36,7 @@ from pipelines.extract.unit import Record
 from pipelines.inputs import sources
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
-from rigface.errors import JobBroken
+from rigface.errors import JobBroken, PlanError
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
@@ -73,9 +73,12 @@ def extract(
 
 
 def check_stages(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec) -> None:
-    """Check that every stage finds the columns it needs, else PlanError."""
+    """Check that --columns are columns, and that every stage finds those that it needs; else PlanError."""
     arguments = dataflow.stage_arguments(config, head, detector)
-    columns = {column.name for column in schema.face_columns(head, detector)}
+    try:
+        columns = schema.faces_schema(head, detector, config.settings.kept).names
+    except ValueError as e:
+        raise PlanError(f"--columns: {e}") from e
     stages.check_columns([arguments[name][0] for name in STAGES], columns)
 
 

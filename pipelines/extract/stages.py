@@ -119,18 +119,22 @@ class Reconstruct:
     adds = (*_PARAMS, *_RESIDUALS)
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self._reconstructor = components.reconstructor(settings, device)
+        self._wanted = tuple(n for n in _PARAMS if n == "head_rotation" or settings.wants(n))
+        self._certain = _RESIDUALS if components.needs_colours(settings) else _RESIDUALS[:1]
+        is_needed = settings.wants(*_PARAMS, *QUALITY_COLUMNS)
+        self._reconstructor = components.reconstructor(settings, device) if is_needed else None
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good
-        if not len(rows):
+        if not len(rows) or self._reconstructor is None:
             return
         with unit.timed(self.name):
             fit = reconstruct(self._reconstructor, _aligned(unit, rows), unit["track"].to_numpy()[rows])
-            numbers = {name: getattr(fit.params, name) for name in _PARAMS}
+            numbers = {name: getattr(fit.params, name) for name in self._wanted}
             numbers |= {name: getattr(fit, name[1:]) for name in _RESIDUALS}
             flat = {name: value.reshape(len(rows), -1) for name, value in numbers.items() if value is not None}
-            finite = np.all([np.isfinite(value).all(1) for value in flat.values()], axis=0)
+            certain = (value for name, value in flat.items() if name not in _RESIDUALS or name in self._certain)
+            finite = np.all([np.isfinite(value).all(1) for value in certain], axis=0)
             for row in rows[~finite]:
                 unit.fail(int(row), self.name, "its coefficients are not finite")
             unit.add({name: schema.column(v[finite], v.shape[1]) for name, v in flat.items()}, rows[finite])
@@ -144,36 +148,42 @@ class MaskAndScore:
     adds = ("mask", *QUALITY_COLUMNS)
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
-        self._parser, self._assess = components.parser(settings, device), components.assess(settings)
+        self._parser = components.parser(settings, device) if components.needs_mask(settings) else None
+        self._keeps_mask = settings.wants("mask")
+        self._assess = components.assess(settings) if settings.wants(*QUALITY_COLUMNS) else None
 
     def __call__(self, unit: Unit) -> None:
         from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
 
         rows = unit.good
-        if not len(rows):
+        if not len(rows) or (self._parser is None and self._assess is None):
             return
         masks: list[bytes] = []
         qualities: list[dict[str, Any]] = []
         done: list[int] = []
         faces = _aligned(unit, rows)
-        degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
-        residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
+        if self._assess is not None:
+            degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
+            residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
         height, width = unit.record.height, unit.record.width
         assert height is not None and width is not None  # noqa: PT018
         for i, row in enumerate(rows.tolist()):
             try:
-                with unit.timed("parse"):
-                    mask = segment(self._parser, faces, i, (height, width))
-                    masks.append(encode_png(mask))
-                with unit.timed("quality"):
-                    qualities.append(asdict(self._assess(faces, i, mask, degrees[i], residuals[i])))
+                mask = None
+                if self._parser is not None:
+                    with unit.timed("parse"):
+                        mask = segment(self._parser, faces, i, (height, width))
+                        masks += [encode_png(mask)] if self._keeps_mask else []
+                if self._assess is not None:
+                    with unit.timed("quality"):
+                        qualities.append(asdict(self._assess(faces, i, mask, degrees[i], residuals[i])))
             except BAD_FACE as e:
                 unit.fail(row, self.name, str(e))
                 del masks[len(done) :], qualities[len(done) :]
                 continue
             done.append(row)
-        columns: dict[str, pa.Array] = {"mask": pa.array(masks, pa.binary())}
-        for f in fields(Quality):
+        columns: dict[str, pa.Array] = {"mask": pa.array(masks, pa.binary())} if self._keeps_mask else {}
+        for f in fields(Quality) if self._assess is not None else ():
             columns[f.name] = pa.array([q[f.name] for q in qualities], pa.bool_() if f.type == "bool" else pa.float32())
         unit.add(columns, np.array(done, np.int64))
 
@@ -200,10 +210,12 @@ class Write:
     needs = ("status",)
     adds = ("uri",)
 
-    def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec, part: str = "") -> None:
+    def __init__(
+        self, out: str, head: HeadSpec, detector: DetectorSpec, part: str = "", columns: tuple[str, ...] = ()
+    ) -> None:
         self._store = lock.follow(Store(out), part)
         self._quarantine = Quarantine(self._store)
-        self._schema = schema.faces_schema(head, detector)
+        self._schema = schema.faces_schema(head, detector, columns)
 
     def __call__(self, shard: Shard) -> None:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -138,6 +138,10 @@ class Faces:
         if "identity" in columns:
             names = self.identities.of(table["uri"], table["track"].to_numpy())
             table = table.append_column(pa.field("identity", pa.string()), names)
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise PlanError(
+                f"{self.store.uri} has no column {', '.join(missing)}: it was extracted with other --columns"
+            )
         return table.select(list(columns))
 
     def _groups(self, wanted: Callable[[str], bool]) -> _Groups:

@@ -77,8 +77,13 @@ def segment(parser: Parser, faces: AlignedFaces, i: int, frame_size: tuple[int, 
     return parser(crop, scale * faces.landmarks[i], (x0, y0, x1, y1), CROP_PX)
 
 
-def assess(faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray) -> Quality:
-    """Quality columns of face i, with its mask (512, 512), yaw, pitch and roll (3,), and residuals (3,) of `Fit`."""
+def assess(
+    faces: AlignedFaces, i: int, mask: np.ndarray | None, rotation_deg: np.ndarray, residuals: np.ndarray
+) -> Quality:
+    """Quality columns of face i, with yaw, pitch and roll (3,) and residuals (3,) of `Fit`.
+
+    Without its mask (512, 512), `confidence`, `exposure` and `skin_tone_ita_deg` are not quite those of the person.
+    """
     crop, numbers = faces.crops[i], [*rotation_deg.tolist(), *residuals.tolist()]
     landmarks = faces.landmarks[i] * (len(crop) / CROP_PX)
     return measure_quality(crop, landmarks, faces.boxes[i], float(faces.scores[i]), mask, *numbers)

@@ -159,7 +159,7 @@ def fake_mask(
 
 
 def fake_quality(
-    faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray
+    faces: AlignedFaces, i: int, mask: np.ndarray | None, rotation_deg: np.ndarray, residuals: np.ndarray
 ) -> Quality:
     """Quality from box and score. Replaces `rigface.face.steps.assess`."""
     box, score = faces.boxes[i], float(faces.scores[i])

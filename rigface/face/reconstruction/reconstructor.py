@@ -16,6 +16,7 @@ import torch
 from rigface.face.geometry.rotation import to_axis_angle
 from rigface.face.head.heads import NAMES, load_head
 from rigface.face.head.open_head import OpenHead
+from rigface.face.reconstruction.albedo_light import Appearance
 from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
@@ -36,6 +37,7 @@ def load_reconstructor(
     expression: int = 50,
     half: bool = False,
     refine: int = 0,
+    colours: bool = True,
 ) -> Reconstructor:
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
@@ -44,6 +46,8 @@ def load_reconstructor(
         shape, expression: how many of FLAME's coefficients to store; at least those that a network gives.
         half: DECA and EMOCA compute in bfloat16: twice the speed on processors that have it, codes within about 1 %.
         refine: steps on colours and landmarks after it, see `Refined`.
+        colours: fit skin and light too; False makes the open head's fit twice as fast, its albedo and light 0, and the
+            residuals of colours NaN.
 
     Raises:
         ValueError: there is none, or it cannot drive that head, or not from what this detector reports.
@@ -51,7 +55,7 @@ def load_reconstructor(
     """
     reconstructor: FitReconstructor | FlameFit | NetworkReconstructor
     if (name, head) == ("fit", "open"):
-        reconstructor = FitReconstructor(device)
+        reconstructor = FitReconstructor(device, colours=colours)
     elif name == "fit" and head in ("flame", "basel"):
         model = load_head(head, folder, shape, expression)
         reconstructor = FlameFit(model, device)
@@ -75,12 +79,12 @@ class FitReconstructor:
 
     version = CLOSED_FORM
 
-    def __init__(self, device: str = "cpu", head: OpenHead | None = None) -> None:
+    def __init__(self, device: str = "cpu", head: OpenHead | None = None, colours: bool = True) -> None:
         head = head or OpenHead.load()
         self.head_spec = head.spec
         self._device = device
         self._geometry = GeometryFitter(head, device)
-        self._delight = OpenHeadAppearance(head, device)
+        self._delight = OpenHeadAppearance(head, device) if colours else None
         self._points = len(head.template)
 
     def check(self, detector: DetectorSpec) -> None:
@@ -107,7 +111,7 @@ class FitReconstructor:
         points = torch.from_numpy(np.array(landmarks[:, : self._points], np.float32)).to(device)
         geometry = self._geometry(points, torch.from_numpy(np.array(blendshapes, np.float32)).to(device), members)
         camera = torch.cat([geometry.scale[:, None], geometry.shift / geometry.scale[:, None]], dim=1)
-        look = self._delight.fit(crops, geometry.points, geometry.rotation, camera, members)
+        look = self._look(crops, geometry.points, geometry.rotation, camera, members)
         rotation = to_axis_angle(geometry.rotation)
         params = FaceParams(
             shape=geometry.shape,
@@ -119,6 +123,12 @@ class FitReconstructor:
             light=look.light,
         ).map(_numpy)
         return Fit(params, _numpy(geometry.residual), _numpy(look.residual), _numpy(look.occlusion))
+
+    def _look(self, crops: Sequence[np.ndarray], *fitted: torch.Tensor) -> Appearance:
+        if self._delight is not None:
+            return self._delight.fit(crops, *fitted)
+        count, unknown = len(crops), torch.full((len(crops),), torch.nan)
+        return Appearance(torch.zeros(count, self.head_spec.albedo), torch.zeros(count, 9, 3), unknown, unknown)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
