@@ -5,7 +5,7 @@ raise MissingAsset if weights are not on this machine.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.face.reconstruction.protocol import CLOSED_FORM, Reconstructor
 from rigface.face.reconstruction.segmentation import Parser
 from rigface.testing import fakes
-from rigface.types import DetectorSpec, HeadSpec, Quality
+from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
 
 class Identity(Protocol):
@@ -88,6 +88,11 @@ def needs_colours(settings: Settings) -> bool:
     return settings.refine > 0 or settings.wants(
         "albedo", "light", "photometric_residual", "occlusion", "confidence", "is_suspect"
     )
+
+
+def needs_fit(settings: Settings) -> bool:
+    """True if columns are wanted that come from the fit of the head, or are measured beside it."""
+    return settings.wants(*(f.name for f in (*fields(FaceParams), *fields(Quality))))
 
 
 def needs_mask(settings: Settings) -> bool:

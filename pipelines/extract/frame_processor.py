@@ -47,6 +47,8 @@ class FrameProcessor:
         self._settings = settings
         self._detector = components.detector(settings)
         self._identity = components.identity(settings)
+        has_crops = settings.wants("crop") or components.needs_fit(settings) or components.needs_mask(settings)
+        self._quality = settings.jpeg_quality if has_crops else 0
 
     def __call__(
         self, plan: UnitPlan, begin: Callable[[str], None], file: BinaryIO | None = None
@@ -72,7 +74,7 @@ class FrameProcessor:
                 with clock("align"):
                     for detection, track in zip(detections, tracks):
                         aligned = align([frame.image], [detection], self._settings.crop_rule)
-                        faces.add(frame, aligned, track, self._settings.jpeg_quality)
+                        faces.add(frame, aligned, track, self._quality)
                 if self._identity is not None:
                     with clock("identity"):
                         for detection, track in zip(detections, tracks):
@@ -150,7 +152,7 @@ class _FaceColumns:
         self.picker = FramePicker() if identity is None else FramePicker(cut=identity.chip)
         self._frames: list[tuple[int, float]] = []
         self._faces: list[AlignedFaces] = []  # one each, without the crop
-        self._crops: list[bytes] = []
+        self._crops: list[bytes | None] = []
         self._rows: dict[tuple[int, int], int] = {}  # (track, frame) -> row
         self._vectors: dict[int, np.ndarray] = {}
 
@@ -158,12 +160,12 @@ class _FaceColumns:
         return len(self.tracks)
 
     def add(self, frame: Frame, face: AlignedFaces, track: int, quality: int) -> None:
-        """Add one face, its crop as JPEG."""
+        """Add one face, its crop as JPEG; quality 0: without it."""
         self._rows[track, frame.index] = len(self)
         self.tracks.append(track)
         self._frames.append((frame.index, frame.time_s))
         self._faces.append(replace(face, crops=[]))
-        self._crops.append(encode_jpeg(face.crops[0], quality))
+        self._crops.append(encode_jpeg(face.crops[0], quality) if quality else None)
 
     def embed(self, identity: components.Identity, alive: Callable[[], None]) -> None:
         """Compute the identity vectors of the picked faces; `alive` is called before each track."""

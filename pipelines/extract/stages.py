@@ -121,8 +121,7 @@ class Reconstruct:
     def __init__(self, settings: Settings, device: str) -> None:
         self._wanted = tuple(n for n in _PARAMS if n == "head_rotation" or settings.wants(n))
         self._certain = _RESIDUALS if components.needs_colours(settings) else _RESIDUALS[:1]
-        is_needed = settings.wants(*_PARAMS, *QUALITY_COLUMNS)
-        self._reconstructor = components.reconstructor(settings, device) if is_needed else None
+        self._reconstructor = components.reconstructor(settings, device) if components.needs_fit(settings) else None
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good

@@ -34,6 +34,15 @@ def test_kept_columns_are_those_of_the_whole_dataset(zoo, finished, tmp_path, si
         extract(some(zoo, tmp_path / "out", "crop"), silent)
 
 
+def test_landmarks_alone_need_no_crop(zoo, finished, tmp_path, silent, monkeypatch):
+    monkeypatch.setattr(components, "reconstructor", None)
+    monkeypatch.setattr("pipelines.extract.frame_processor.encode_jpeg", None)
+    extract(some(zoo, tmp_path / "out", "landmarks,blendshapes"), silent)
+    found = faces_of(tmp_path / "out")
+    assert found["landmarks"].equals(faces_of(finished)["landmarks"])
+    assert set(found["status"].to_pylist()) == {"ok"}
+
+
 def test_columns_in_another_order_are_the_same_setting():
     assert Settings(columns="crop, mask,") == Settings(columns="mask,crop")
     assert Settings(columns="mask").identity == "none"
