@@ -9,7 +9,7 @@ A core is one of the measured machine: a virtual CPU of a busy AMD EPYC host. Me
 import math
 from dataclasses import dataclass
 
-from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
+from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds, sparse_ratio
 from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Work, simulate
 from pipelines.extract.config import OPENING, ExtractConfig, Settings
 from pipelines.formatting import bytes_text, duration, money, rounded
@@ -25,7 +25,7 @@ class ClusterSpec:
     clips: float = 0
     """Forecast this many clips from figures measured on two cores, without reading any; 0: sample VIDEOS."""
     clip_s: float = 10.0  # Length of a clip, seconds.
-    clip_fps: float = 25.0  # Frames per second of a clip. All are decoded, --fps of them are sampled.
+    clip_fps: float = 25.0  # Frames per second of a clip; --fps of them are sampled, and what these need is decoded.
     nodes: int = 0  # Machines at most; 0: --cpus / --node-cpus.
     node_cpus: int = 16  # CPUs of a machine.
     start_s: float = 180.0  # Seconds from the request of a machine until it works.
@@ -43,7 +43,7 @@ def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
     rate = cluster.clip_fps if settings.rate is None else min(settings.rate, cluster.clip_fps)
     frames = max(1.0, cluster.clip_s * rate)
     seconds = core_seconds()
-    seconds["decode"] *= cluster.clip_fps / rate
+    seconds["decode"] *= cluster.clip_fps / rate / sparse_ratio(rate, cluster.clip_fps)
     full, rest = divmod(frames, settings.chunk_frames)
     per_clip = full + min(1.0, (OPENING + rest) / SHARD_FRAMES) * (rest > 0)
     total = cluster.clips * frames

@@ -6,6 +6,8 @@ The figures are those of benchmarks/results, repeated here as an installation ha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 # Working time per frame by step, milliseconds of the clock, every frame sampled (extract.json, `x16`).
 STEP_MS = {
     "decode": 2.335, "detect": 16.046, "track": 0.988, "align": 2.185, "identity": 1.257, "reconstruct": 3.405,
@@ -13,6 +15,9 @@ STEP_MS = {
 }  # fmt: skip
 # Throughput and cores of the same job. Its three processes shared two cores, so a step's clock counts waiting, too.
 FPS, CORES = 79.978, 2
+# Decoding every frame, relative to decoding what so many samples a second need, a key frame every 250 frames
+# (keyframes.json); with key frames every two seconds it is more.
+SPARSE_RATIO = {0.5: 1.92, 1.0: 1.62, 5.0: 1.45}
 DRIVER_S = 0.02  # of the driver, per shard: hand out, count, finalize
 FACE_BYTES = 43_166.0  # of faces/, per face: four fifths of it the crop (capacity.json)
 DETECT_STEPS = ("decode", "detect", "track", "align", "identity")  # of the first pool
@@ -24,6 +29,13 @@ def core_seconds() -> dict[str, float]:
     """Seconds of one whole core per frame, by step."""
     clock = sum(STEP_MS.values()) / 1e3
     return {name: ms / 1e3 * (CORES / FPS) / clock for name, ms in STEP_MS.items()}
+
+
+def sparse_ratio(rate: float, clip_fps: float) -> float:
+    """How much less time decoding takes, because only a part of the frames is sampled."""
+    if 2 * rate > clip_fps:
+        return 1.0
+    return float(np.interp(rate, list(SPARSE_RATIO), list(SPARSE_RATIO.values())))
 
 
 @dataclass(frozen=True)
