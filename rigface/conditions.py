@@ -9,6 +9,7 @@ Render styles, recorded in a checkpoint's config:
   is the rim, the inside of the mouth, and what the source did not show. For the small model.
 * `albedo`: the head model's albedo under the wanted light on black. The released RigFace weights want it of FLAME.
 * `shape`: a grey head under the wanted light on black: no photograph is read, so no colour of it can leak.
+* `points`: eyes, nose and corners of the mouth of the wanted head, drawn as InstantID draws them. Open head only.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.geometry.landmarks import five_points
 from rigface.face.head.head_model import align_centre
 from rigface.face.head.heads import profile_head
 from rigface.face.preview.relight import one_row, relit
@@ -29,6 +32,8 @@ from rigface.types import Conditions, Detection, Face, FaceParams
 
 HOLE_GREY = 127  # grey where the person was removed from the background
 GREY_ALBEDO = 0.5  # reflectance of the grey head
+POINT_COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))  # eyes, nose, mouth: InstantID's
+NOSE = 2  # of the five points
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +55,10 @@ class Composer:
 
     def __init__(self, spec: ConditionSpec) -> None:
         self.spec, self._has_preview = spec, spec.profile.head == "open"
-        if spec.render_style == "texture" and not self._has_preview:
-            raise ValueError(f"render style: the head {spec.profile.head!r} has no preview, so no style 'texture'")
+        if spec.render_style in ("texture", "points") and not self._has_preview:
+            raise ValueError(
+                f"render style: the head {spec.profile.head!r} has no preview, so no style {spec.render_style!r}"
+            )
         self._head = None if spec.render_style == "texture" else profile_head(spec.profile)
 
     @cached_property
@@ -77,7 +84,8 @@ class Composer:
             )
         crop, mask = (resized(a, self.spec.size) for a in (source.crop, source.mask))
         image, after = crop, mask
-        rendered = None if self._head is None else self._render(source.params, wanted)
+        is_points = self.spec.render_style == "points"
+        rendered = None if self._head is None or is_points else self._render(source.params, wanted)
         if self._has_preview:
             preview = self.preview(crop, source.params, wanted, mask)
             assert preview.mask is not None  # a mask was given
@@ -89,9 +97,9 @@ class Composer:
         conditions = Conditions(
             reference=crop if donor is None else resized(donor.crop, self.spec.size),
             background=cut_out_person(crop, mask, after, margin=self.spec.profile.margin),
-            render=image if rendered is None else self._picture(rendered),
+            render=self._points(wanted) if is_points else image if rendered is None else self._picture(rendered),
             expression_code=np.asarray(code, np.float32),
-            identity=self._vector(source) if self.spec.identity else None,
+            identity=self._vector(source if donor is None else donor) if self.spec.identity else None,
         )
         return Composed(conditions, image, after)
 
@@ -128,6 +136,22 @@ class Composer:
         before, after = (params.map(one_row) for params in (source, wanted))
         shift = align_centre(self._head, before, after) if self.spec.profile.align_centre else None
         return render(self._head, after, size=self.spec.size, shift=shift)
+
+    def _points(self, wanted: FaceParams) -> np.ndarray:
+        """(S, S, 3) uint8: five points of the head, and lines from the nose to the others, on black."""
+        assert self._head is not None
+        one = wanted.map(one_row)
+        unit = project(self._head.landmarks.points(self._head.of(one)), one.camera)
+        points = five_points(to_crop_px(unit, self.spec.size)[0].numpy())
+        picture = np.zeros((self.spec.size, self.spec.size, 3), np.uint8)
+        thick = max(1, round(self.spec.size / 64))
+        places = [(int(x), int(y)) for x, y in np.rint(points * 16)]  # sixteenths of a pixel
+        for place, colour in zip(places, POINT_COLOURS):
+            dim = tuple(int(0.6 * c) for c in colour)
+            cv2.line(picture, place, places[NOSE], dim, thick, cv2.LINE_AA, 4)
+        for place, colour in zip(places, POINT_COLOURS):
+            cv2.circle(picture, place, 16 * thick, colour, -1, cv2.LINE_AA, 4)
+        return picture
 
     def _picture(self, rendered: Render) -> np.ndarray:
         """(S, S, 3) uint8 in the style and the encoding of the spec."""

@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_type_hints
 CropRule = Literal["own", "rigface"]
 DetectorName = Literal["mediapipe", "insightface"]
 ParserName = Literal["selfie", "colours", "bisenet", "segformer"]
-RenderStyle = Literal["albedo", "texture", "shape"]
+RenderStyle = Literal["albedo", "texture", "shape", "points"]
 ExpressionField = Literal["expression", "bfm_expression"]
 IdentityName = Literal["", "dlib", "arcface"]
 

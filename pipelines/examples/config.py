@@ -20,8 +20,9 @@ class PairSettings:
     profile: Literal["own", "rigface"] = "own"
     """Conditions of the examples: this project's own, or those of the released RigFace weights, for faces that were
     extracted with --profile rigface."""
-    style: Literal["", "texture", "albedo", "shape"] = ""
-    """Style of the render: `texture` (the preview), `albedo` or `shape`. Default: that of the profile."""
+    style: Literal["", "texture", "albedo", "shape", "points"] = ""
+    """Style of the render: `texture` (the preview), `albedo`, `shape`, or `points` (five, drawn).
+    Default: that of the profile."""
     identity: IdentityName = ""
     """Network of identity vectors of the sources, for recipes that read them (`train --recipe ip_adapter`): dlib, or
     the ArcFace of an InsightFace pack; empty: none."""

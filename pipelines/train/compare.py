@@ -3,7 +3,7 @@
 Path: faces -> pairs and latents in OUT -> `train` for each recipe and rate -> the rate with the lowest validation loss
 -> `evaluate` of the chosen models -> OUT/compare.md, compare.json.
 
-    OUT/pairs  OUT/latents        the examples, the same for all
+    OUT/pairs  OUT/latents        the examples, the same for all; for `instantid` with points in place of the render
     OUT/runs/RECIPE/RATE          a training each
     OUT/card                      the evaluation of the chosen models
 
@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, get_args
 
 from tyro.conf import Positional
@@ -25,7 +26,8 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.examples.config import EncodeConfig, PairConfig, PairSettings
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.model.model_config import RecipeName
+from rigface.model.model_config import READS_POINTS, RecipeName
+from rigface.profile import RenderStyle
 from rigface.ranges import in_range
 from rigface.storage.store import Store
 
@@ -50,7 +52,6 @@ class Size:
     """What a size of comparison means."""
 
     pixels: int
-    style: str
     steps: int
     batch: int
     rates: tuple[float, float, float]
@@ -59,9 +60,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(32, "texture", 40, 8, (1e-3, 3e-3, 1e-2), caution=MACHINERY),
-    "mini": Size(128, "texture", 20, 16, (1e-4, 3e-4, 1e-3), 1.0, SMALL),
-    "sd15": Size(512, "texture", 2000, 8, (1e-5, 1e-4, 1e-3)),
+    "tiny": Size(32, 40, 8, (1e-3, 3e-3, 1e-2), caution=MACHINERY),
+    "mini": Size(128, 20, 16, (1e-4, 3e-4, 1e-3), 1.0, SMALL),
+    "sd15": Size(512, 2000, 8, (1e-5, 1e-4, 1e-3)),
 }
 
 
@@ -117,13 +118,16 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> str:
     """
     from pipelines.evaluate.job import evaluate
 
-    examples, start = prepare(config, say)
+    start = start_of(config)
+    styles: dict[str, RenderStyle] = {name: "points" if name in READS_POINTS else "texture" for name in config.recipes}
+    examples = {style: prepare(config, start, style, say) for style in sorted(set(styles.values()))}
     sweeps: dict[str, list[Trained]] = {}
     refused: dict[str, str] = {}
     for recipe in config.recipes:
         try:
             sweeps[recipe] = [
-                trained(config, recipe, rate, examples, start, say) for rate in config.rates or config.of_size.rates
+                trained(config, recipe, rate, examples[styles[recipe]], start, say)
+                for rate in config.rates or config.of_size.rates
             ]
         except PlanError as error:
             refused[recipe] = str(error)
@@ -150,25 +154,30 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> str:
     return text
 
 
-def prepare(config: CompareConfig, say: Callable[[str], None]) -> tuple[str, str]:
-    """The folder of latents of the same examples for all, and the start."""
+def start_of(config: CompareConfig) -> str:
+    """The start of all; of size `tiny` it is written."""
+    if config.size != "tiny":
+        return config.size
+    from rigface.testing import toy_start
+
+    folder = f"{config.out.rstrip('/')}/toy"
+    toy_start.write(Path(folder))
+    return f"sd15:{folder}"
+
+
+def prepare(config: CompareConfig, start: str, style: RenderStyle, say: Callable[[str], None]) -> str:
+    """The folder of latents of examples with a style of render; sources and targets are the same for all styles."""
     from pipelines.examples.encode import encode
     from pipelines.examples.pair import pair
 
     size, out = config.of_size, config.out.rstrip("/")
-    start = config.size
-    if config.size == "tiny":
-        from rigface.testing import toy_start
-
-        toy_start.write(Path(out, "toy"))
-        start = f"sd15:{out}/toy"
     count = config.pairs or max(64, (config.steps or size.steps) * (config.batch or size.batch))
     settings = PairSettings(
-        style=size.style, size=size.pixels, pairs=count, relit=count // 3, identity="dlib", seed=config.seed
-    )  # type: ignore[arg-type]
-    pair(PairConfig(config.faces, f"{out}/pairs", settings), say)
-    encode(EncodeConfig(f"{out}/pairs", f"{out}/latents", start.removeprefix("sd15:")), say)
-    return f"{out}/latents", start
+        style=style, size=size.pixels, pairs=count, relit=count // 3, identity="dlib", seed=config.seed
+    )
+    pair(PairConfig(config.faces, f"{out}/pairs/{style}", settings), say)
+    encode(EncodeConfig(f"{out}/pairs/{style}", f"{out}/latents/{style}", start.removeprefix("sd15:")), say)
+    return f"{out}/latents/{style}"
 
 
 def trained(
@@ -176,6 +185,7 @@ def trained(
 ) -> Trained:
     """One training, or its numbers if it was done before."""
     from pipelines.train.job import train
+    from pipelines.train.metric_log import lines
 
     out, size = f"{config.out.rstrip('/')}/runs/{recipe}/{rate:g}", config.of_size
     steps = config.steps or size.steps
@@ -189,9 +199,10 @@ def trained(
     store = Store(out)
     if not store.exists("compare.json"):
         numbers = train(settings, say)
+        seconds = median([line["step_s"] for line in lines(store) if "step_s" in line] or [numbers["step_s"]])
         run = Trained(
             recipe, rate, numbers.get("validation/loss", math.nan), int(numbers["trained_parameters"]),
-            numbers["memory_mb"], numbers["step_s"], f"{out}/model",
+            numbers["memory_mb"], seconds, f"{out}/model",
         )  # fmt: skip
         store.publish("compare.json", json.dumps(asdict(run)).encode())
     return Trained(**json.loads(store.read("compare.json")))

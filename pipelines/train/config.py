@@ -51,7 +51,8 @@ class TrainConfig:
 
     rigface: all of both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention:
     those and the attention layers; lora: those and low-rank layers. Beside a frozen denoiser: controlnet, t2i (render
-    and background), ip_adapter (an identity vector). One person as a word: dreambooth (all of the denoiser),
+    and background), ip_adapter (an identity vector), instantid (that and five points).
+    One person as a word: dreambooth (all of the denoiser),
     textual_inversion (rows of the token table)."""
     recipe_weights: str = ""
     """Folder or file in the recipe's own format to begin from, such as an IP-Adapter FaceID; empty: begin anew."""

@@ -10,7 +10,7 @@ from pipelines.examples.pair import pair
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.model.model_config import READS_IDENTITY, ModelConfig, config_of
+from rigface.model.model_config import READS_IDENTITY, READS_POINTS, ModelConfig, config_of
 from rigface.profile import PROFILES
 from rigface.storage.store import Store
 
@@ -35,7 +35,7 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
         raise PlanError(f"{config.start}: no profile of `rigface pair` has the conditions of this model")
     settings = PairSettings(
         profile=profile,  # type: ignore[arg-type]
-        style=model.render_style,
+        style="points" if config.recipe in READS_POINTS else model.render_style,
         size=model.size,
         pairs=count,
         relit=count // 3,

@@ -17,10 +17,12 @@ from rigface.types import HeadSpec
 FORMAT = "rigface-model"
 VERSION = 1
 RecipeName = Literal[
-    "rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter", "dreambooth", "textual_inversion"
-]
+    "rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter", "instantid", "dreambooth",
+    "textual_inversion",
+]  # fmt: skip
 """Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
-READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter",)  # recipes on identity vectors
+READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter", "instantid")  # recipes on identity vectors
+READS_POINTS: tuple[RecipeName, ...] = ("instantid",)  # recipes whose render condition is five points
 KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
 PROMPT = "A close up of a {}."  # of recipes that learn one person; {} stands for them
 UPSTREAM_PROMPT = PROMPT.format("person")  # the one sentence that RigFace was trained on

@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from rigface.conditions import HOLE_GREY, Composer, cut_out_person
+from rigface.conditions import HOLE_GREY, NOSE, POINT_COLOURS, Composer, cut_out_person
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import light_coefficients, transfer
 from rigface.face.head.heads import load_head
@@ -40,13 +40,34 @@ def wanted(face: Face, **asked) -> FaceParams:
     return transfer(face.params, EditSpec(**asked), SPEC)
 
 
-@pytest.mark.parametrize("style", ["texture", "albedo", "shape"])
+@pytest.mark.parametrize("style", ["texture", "albedo", "shape", "points"])
 @pytest.mark.parametrize("size", [64, 256])
 def test_every_style_and_size_has_valid_conditions(face, style, size):
     conditions = Composer(ConditionSpec(style, size))(face, wanted(face, yaw_deg=15)).conditions
     assert conditions.reference.shape == conditions.background.shape == conditions.render.shape == (size, size, 3)
     assert conditions.expression_code.shape == (SPEC.expression,)
     assert conditions.render.dtype == np.uint8
+
+
+def test_points_are_drawn_where_the_wanted_head_has_eyes_nose_and_mouth(face):
+    composer = Composer(ConditionSpec("points", 256))
+    ahead, turned = (composer(face, wanted(face, yaw_deg=yaw)).conditions.render for yaw in (0, 25))
+    places = [np.argwhere((ahead == colour).all(-1)).mean(0) for colour in POINT_COLOURS]  # (y, x)
+    (right_y, right_x), (left_y, left_x), nose, (_, mouth_right), (_, mouth_left) = places
+    assert abs(right_y - left_y) < 3
+    assert right_y < nose[0]
+    assert right_x < mouth_right < nose[1] < mouth_left < left_x
+    moved = np.argwhere((turned == POINT_COLOURS[NOSE]).all(-1)).mean(0)
+    assert moved[1] > nose[1] + 10  # to the person's left
+
+
+def test_identity_vector_is_that_of_the_person_who_is_shown(face, monkeypatch):
+    monkeypatch.setattr(Composer, "_identify", staticmethod(lambda crop, _: crop[0, :2, 0].astype(np.float32)))
+    other = replace(face, crop=255 - face.crop)
+    composer = Composer(ConditionSpec(size=64, identity="dlib"))
+    assert composer(face, face.params).conditions.identity.tolist() == [0.0, 0.0]
+    assert composer(face, face.params, donor=other).conditions.identity.tolist() == [255.0, 255.0]
+    assert Composer(ConditionSpec(size=64))(face, face.params).conditions.identity is None
 
 
 def test_texture_render_is_the_preview(face):

@@ -68,6 +68,8 @@ LAYOUTS = {
     ),
 }
 
+LAYOUTS[468] = LAYOUTS[478]  # the same mesh without the irises, as the open head has it
+
 
 def layout_of(landmarks: np.ndarray) -> Layout:
     """The layout of landmarks (..., L, 2+); ValueError if none has this many points."""

@@ -58,18 +58,23 @@ class ControlNetRecipe(PlainRecipe):
         plain = PlainModel(denoiser, start.model.default_text, start.model.expression_size)
         if options.weights is not None:
             return ControlledModel(plain, read_controlnet(options.weights, 2 * plain.latent_channels))
-        controlnet = ControlNetModel.from_unet(
-            denoiser,
-            conditioning_channels=2 * plain.latent_channels,
-            conditioning_embedding_out_channels=(denoiser.config["block_out_channels"][0],),
-        )
-        return ControlledModel(plain, controlnet.requires_grad_(True))
+        return ControlledModel(plain, copy_of(denoiser, 2 * plain.latent_channels))
 
     def restored(self, folder: Path, plain: PlainModel, encoder: TextEncoder | None) -> PlainModel:
         return ControlledModel(plain, read_controlnet(folder / FOLDER, 2 * plain.latent_channels))
 
     def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
         write_network(folder / FOLDER, checkpoint.model.controlnet, state, "controlnet.")
+
+
+def copy_of(denoiser: UNet2DConditionModel, channels: int) -> ControlNetModel:
+    """A ControlNet for a hint of so many channels of latents, trained; its answer is zero."""
+    network: ControlNetModel = ControlNetModel.from_unet(
+        denoiser,
+        conditioning_channels=channels,
+        conditioning_embedding_out_channels=(denoiser.config["block_out_channels"][0],),
+    )
+    return network.requires_grad_(True)
 
 
 def read_controlnet(folder: Path, channels: int) -> ControlNetModel:
@@ -80,7 +85,7 @@ def read_controlnet(folder: Path, channels: int) -> ControlNetModel:
     if hint != channels or len(levels) != 1:
         raise BadCheckpoint(
             f"{folder}: this ControlNet's hint is a picture of {hint} channels in pixels, such as edges or poses; here "
-            f"the hint is the latents of render and background, {channels} channels, so it cannot be used"
+            f"the hint is latents of {channels} channels, so it cannot be used"
         )
     return network
 

@@ -33,7 +33,8 @@ def done(monkeypatch):
         ]
         return SimpleNamespace(metrics=METRICS, rows=rows)
 
-    monkeypatch.setattr(compare, "prepare", lambda config, say: ("latents", "sd15:toy"))
+    monkeypatch.setattr(compare, "prepare", lambda config, start, style, say: f"latents/{style}")
+    monkeypatch.setattr(compare, "start_of", lambda config: "sd15:toy")
     monkeypatch.setattr(pipelines.train.job, "train", train)
     monkeypatch.setattr(pipelines.evaluate.job, "evaluate", evaluate)
     return asked
@@ -43,7 +44,9 @@ def test_best_rate_of_each_recipe_is_evaluated_and_refused_ones_are_named(done, 
     config = CompareConfig("faces", str(tmp_path), ("t2i", "dreambooth"), steps=7)
     text = compare.compare(config, lambda words: None)
     assert [(run.recipe, run.learning_rate) for run in done.trained] == [("t2i", r) for r in (0.001, 0.003, 0.01)]
-    assert {(run.examples, run.start, run.steps, run.seed) for run in done.trained} == {("latents", "sd15:toy", 7, 0)}
+    assert {(run.examples, run.start, run.steps, run.seed) for run in done.trained} == {
+        ("latents/texture", "sd15:toy", 7, 0)
+    }
     assert done.evaluated[0].models == ("preview", f"t2i={tmp_path}/runs/t2i/0.003/model")
     assert "says nothing of which recipe is better" in text
     assert "| `t2i` | 1,234 | 5.0 | 0.250 | 0.0020, 0.0000, 0.0070 | 0.003 |" in text

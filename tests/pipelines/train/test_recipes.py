@@ -24,11 +24,11 @@ from rigface.testing import fake_examples, toy_start
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """Latents of fake examples with identity vectors."""
+    """Latents of fake examples with identity vectors and points, for all recipes."""
     folder = tmp_path_factory.mktemp("recipes")
     part = folder / "pairs" / "examples" / "00" / "00part.parquet"
     part.parent.mkdir(parents=True)
-    pq.write_table(fake_examples.table(16, identity="dlib"), part)
+    pq.write_table(fake_examples.table(16, style="points", identity="dlib"), part)
     checkpoint.save(folder / "tiny", checkpoint.tiny())
     encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
     return folder / "latents"
@@ -60,8 +60,7 @@ class Run:
 
 @pytest.mark.parametrize("name", get_args(RecipeName))
 def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
-    start = f"sd15:{toy}" if recipe_of(name).personal else "tiny"
-    config = replace(debug(), examples=str(examples), out=str(tmp_path), start=start, recipe=name, lora_rank=2)
+    config = replace(debug(), examples=str(examples), out=str(tmp_path), start=f"sd15:{toy}", recipe=name, lora_rank=2)
     whole = Run(config)
     whole.step()
     whole.state.save(tmp_path / "kept")

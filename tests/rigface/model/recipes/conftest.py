@@ -34,6 +34,8 @@ def built(start):
 
     def build(name: str, options: RecipeOptions = OPTIONS) -> Checkpoint:
         torch.manual_seed(0)
+        if name == "instantid":
+            start.config = replace(start.config, render_style="points")
         made = recipe_of(name).build(start, options)
         made.config = replace(made.config, recipe=name)
         return made

@@ -86,7 +86,7 @@ def test_learned_token_is_loaded_by_diffusers_and_used_in_prompts(trained, built
     torch.testing.assert_close(read.text_encoder(["a <sks> <sks>_1"])[0], read.model.default_text)
 
 
-@pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter", "textual_inversion"])
+@pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter", "instantid", "textual_inversion"])
 def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, name):
     model, folder = trained(name)
     again = built(name, replace(OPTIONS, weights=folder)).model.state_dict()
@@ -113,3 +113,5 @@ def test_weights_for_other_conditions_are_refused_with_the_reason(built, start_o
         recipe_of("dreambooth").build(replace(start_once, text_encoder=None), OPTIONS)
     with pytest.raises(PlanError, match="rigface pair --identity"):
         built("ip_adapter", replace(OPTIONS, identity=""))
+    with pytest.raises(PlanError, match="--style points"):
+        recipe_of("instantid").build(start_once, OPTIONS)

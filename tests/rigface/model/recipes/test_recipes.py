@@ -19,6 +19,7 @@ READS = {  # beside text; all others read background, render, code and reference
     "controlnet": {"background", "render"},
     "t2i": {"background", "render"},
     "ip_adapter": {"reference"},
+    "instantid": {"reference", "render"},
     "dreambooth": set(),
     "textual_inversion": set(),
 }
