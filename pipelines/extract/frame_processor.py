@@ -175,7 +175,7 @@ class _FaceColumns:
                 self._vectors[self._rows[track, frame]] = vector
 
     def table(self, width: int) -> pa.Table:
-        """The columns of this stage, and `_score` for later stages; `width` is that of the identity vectors."""
+        """The columns, with `_score` and `_brighter` for later stages; `width` is that of the identity vectors."""
         count, faces = len(self), self._faces
         blendshapes = [face.blendshapes for face in faces]
         return pa.table(
@@ -192,5 +192,6 @@ class _FaceColumns:
                 "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
                 "_score": pa.array([face.scores[0] for face in faces], pa.float32()),
+                "_brighter": pa.array([face.brighter[0] for face in faces], pa.float32()),
             }
         )

@@ -40,7 +40,7 @@ TRIES = 2  # one crash may be the machine's fault; a second on the same file is 
 BAD_FACE = (BadInput, np.linalg.LinAlgError)
 
 _RESIDUALS = ("_landmark_residual", "_photometric_residual", "_occlusion")
-_ALIGNED = ("status", "crop", "landmarks", "box", "frame_to_crop", "_score", "blendshapes")
+_ALIGNED = ("status", "crop", "landmarks", "box", "frame_to_crop", "_score", "_brighter", "blendshapes")
 _PARAMS = tuple(f.name for f in fields(FaceParams))
 
 
@@ -66,7 +66,7 @@ class DetectFaces:
     needs = ()
     adds = (
         *("frame_index", "time_s", "track", "status", "reason", "box", "frame_to_crop", "landmarks", "blendshapes"),
-        *("identity_vector", "crop", "_score"),
+        *("identity_vector", "crop", "_score", "_brighter"),
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str, remote: bool = False, part: str = "") -> None:
@@ -196,6 +196,7 @@ def _aligned(unit: Unit, rows: np.ndarray) -> AlignedFaces:
         landmarks=unit.numbers("landmarks", rows).reshape(len(rows), -1, 3),
         scores=unit["_score"].to_numpy()[rows],
         blendshapes=None if unit["blendshapes"].null_count else unit.numbers("blendshapes", rows),
+        brighter=unit["_brighter"].to_numpy()[rows],
     )
 
 

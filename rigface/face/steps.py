@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rigface.face.geometry import alignment, rigface_crop
+from rigface.face.reconstruction.frame_white import brighter, in_frame
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.face.reconstruction.quality import measure_quality
 from rigface.face.reconstruction.segmentation import Parser
@@ -27,6 +28,7 @@ class AlignedFaces:
     landmarks: np.ndarray  # (N, L, 3) float32 crop px (of the 512 px crop), z negative towards the camera
     scores: np.ndarray  # (N,) the detector's, in [0, 1]
     blendshapes: np.ndarray | None  # (N, B) float32 in [0, 1]; None if they are missing for any face
+    brighter: np.ndarray | None = None  # (N,) white of frame and face over the crop's; None: the frame is not known
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -43,13 +45,16 @@ def align(images: Sequence[np.ndarray], detections: Sequence[Detection], crop_ru
     cuts = [_cut(image, detection, crop_rule) for image, detection in zip(images, detections)]
     affines = [affine for _, affine in cuts]
     blendshapes = [d.blendshapes for d in detections if d.blendshapes is not None]
+    crops = [crop for crop, _ in cuts]
+    landmarks = np.stack([alignment.apply(affine, d.landmarks) for d, affine in zip(detections, affines)])
     return AlignedFaces(
-        crops=[crop for crop, _ in cuts],
+        crops=crops,
         frame_to_crop=np.stack(affines),
         boxes=np.stack([np.asarray(d.box, np.float32) for d in detections]),
-        landmarks=np.stack([alignment.apply(affine, d.landmarks) for d, affine in zip(detections, affines)]),
+        landmarks=landmarks,
         scores=np.array([d.score for d in detections]),
         blendshapes=np.stack(blendshapes) if len(blendshapes) == len(detections) else None,
+        brighter=brighter(images, crops, landmarks),
     )
 
 
@@ -65,7 +70,8 @@ def _cut(image: np.ndarray, detection: Detection, crop_rule: CropRule) -> tuple[
 def reconstruct(reconstructor: Reconstructor, faces: AlignedFaces, tracks: np.ndarray | None = None) -> Fit:
     """Fit the head model to all faces in one call; faces with the same number in `tracks` (N,) are one person."""
     tracks = np.arange(len(faces)) if tracks is None else tracks
-    return reconstructor(faces.crops, faces.landmarks, faces.blendshapes, tracks)
+    fit = reconstructor(faces.crops, faces.landmarks, faces.blendshapes, tracks)
+    return fit if faces.brighter is None else in_frame(fit, reconstructor.head_spec, faces.brighter, tracks)
 
 
 def segment(parser: Parser, faces: AlignedFaces, i: int, frame_size: tuple[int, int]) -> np.ndarray:

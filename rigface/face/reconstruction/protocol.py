@@ -12,7 +12,7 @@ import numpy as np
 
 from rigface.types import FaceParams, HeadSpec
 
-CLOSED_FORM = "fit 2"  # version of closed-form fits; 2 tells the brightness of the light from that of the skin
+CLOSED_FORM = "fit 3"  # version of closed-form fits; 3 tells light and skin apart by the whole frame's white
 
 
 @dataclass(frozen=True, eq=False)

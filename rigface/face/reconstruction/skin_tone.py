@@ -12,7 +12,8 @@ as skin does; its constants were chosen on the 2,237 inputs of people who may sh
 (`benchmarks/skin_tone.py`).
 
 Where nothing bright is in view, skin reads too pale and the light too dim; in the shade of a bright scene, skin reads
-too dark. Percentiles of the whole frame in place of the crop, eye whites and highlights did no better.
+too dark. The white of the whole frame and that of the face itself, where there is a frame, mend some of it
+(`frame_white.py`).
 """
 
 import cv2
@@ -21,12 +22,10 @@ import torch
 from torch import Tensor
 
 from rigface.colour import LUMINANCE
-from rigface.image import srgb8_to_linear
+from rigface.face.reconstruction.frame_white import RANGE, SIDE_PX, WHITE, white_of
+from rigface.image import resized, srgb8_to_linear
 
-SIDE_PX = 64  # crops are averaged to this size: a white has to be larger than a spark
-WHITE = 0.99  # quantile of the largest colour component that counts as white
 PAPER = 0.9  # reflectance of what counts as white
-RANGE = (0.05, 0.6)  # luminance of human skin, very dark to very light
 HUE = (1.67, 0.84, 0.58)  # mean colour of skin at luminance 1
 OWN_HUE = 0.5  # of a skin's distance from HUE is its own, the rest is the light's
 GREY_WORLD = 0.33  # of the surroundings' colour cast is the light's
@@ -34,11 +33,8 @@ GREY_WORLD = 0.33  # of the surroundings' colour cast is the light's
 
 def surroundings(crop: np.ndarray) -> np.ndarray:
     """(4,) float32 linear: the white of a crop (S, S, 3) uint8, and the mean colour outside its middle half."""
-    small = cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    strongest = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2]).ravel()
-    rank = int(WHITE * (len(strongest) - 1))
-    white = srgb8_to_linear(np.partition(strongest, rank)[rank : rank + 1])
-    return np.array([*white, *cv2.mean(srgb8_to_linear(small), _RIM)[:3]], np.float32)
+    small = resized(crop, SIDE_PX)
+    return np.array([white_of(small, WHITE), *cv2.mean(srgb8_to_linear(small), _RIM)[:3]], np.float32)
 
 
 _RIM = np.ones((SIDE_PX, SIDE_PX), np.uint8)

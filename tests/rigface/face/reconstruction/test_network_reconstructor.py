@@ -116,7 +116,7 @@ def test_smirk_has_lids_and_300_shapes_and_its_light_is_fitted(folder, faces):
     assert reconstructor.head_spec.shape == 300
     assert params.eyelids.shape == (3, 2)
     assert (params.light[:, 0] > 0).all()
-    assert re.fullmatch("smirk-[0-9a-f]{12}, albedo and light by fit 2", reconstructor.version)
+    assert re.fullmatch("smirk-[0-9a-f]{12}, albedo and light by fit 3", reconstructor.version)
 
 
 @pytest.mark.slow
