@@ -23,7 +23,7 @@ class Networks:
     layers: int = 1
     groups: int = 32
     text: tuple[int, int] = (2, 64)  # Tokens and channels of the constant text embedding; there is no text encoder.
-    kind: Literal["bridge", "epsilon", "v_prediction", "sample"] = "bridge"
+    kind: Literal["bridge", "flow", "epsilon", "v_prediction", "sample"] = "bridge"
     """The process; `bridge` goes from the preview to the picture."""
     bridge_noise: float = 0.0
     """Standard deviation of the noise on the preview's latents; 0: the result is deterministic."""
@@ -46,6 +46,12 @@ class TrainConfig:
     `sd15:FILE`, `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
+    process: Literal["", "epsilon", "v_prediction", "sample", "flow", "bridge"] = ""
+    """The process to train, for any start; empty: that of the start. flow goes from noise along a straight line, bridge
+    from the preview, which wants examples of `pair --style texture`."""
+    zero_terminal_snr: bool = False
+    """Let the noise schedule end in pure noise, for v_prediction and sample (Lin et al. 2023)."""
+    noise_offset: float = 0.0  # Standard deviation of the mean of each channel's noise, such as 0.05; 0: none.
     recipe: RecipeName = "rigface"
     """The way to personalise the model (docs/recipes.md): what is trained, which conditions it sees, how it is stored.
 
@@ -128,6 +134,7 @@ class TrainConfig:
         in_range(self, "[1, inf)", "log_every")
         in_range(self, "[1, inf)", "checkpoint_every", "validate_every")
         in_range(self, "[2, inf)", "keep_checkpoints")
+        in_range(self, "[0, inf)", "noise_offset")
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
         in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
         in_range(self, "[0, inf)", "max_failures", "stop_after_s")

@@ -152,7 +152,7 @@ def _step(
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + micro_batch)
         with model_setup.synchronised(state.wrapped, k == passes - 1), state.autocast():
             example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
-            drawn = draw(process, example.target, dropout, generator)
+            drawn = draw(process, example.target, dropout, generator, config.noise_offset)
             if process.kind == "bridge":
                 at_start = math.ceil(config.start_step_fraction * len(drawn.timestep))
                 drawn.timestep[:at_start] = process.train_timesteps

@@ -26,7 +26,7 @@ from rigface.examples import IDENTITY_WIDTH, ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model.checkpoint_folder import folder_of, is_sd15
 from rigface.model.latents import shrinkage
-from rigface.model.model_config import ModelConfig, Process, is_released
+from rigface.model.model_config import STRAIGHT, ModelConfig, Process, is_released
 from rigface.model.number_format import autocast_dtype
 from rigface.model.recipes.protocol import Checkpoint, ConditionedModel, RecipeOptions
 from rigface.model.stable_diffusion import load_vae
@@ -46,7 +46,27 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
         loaded.config = _described(loaded.config, spec)
     elif spec is not None and loaded.config.head is None:
         loaded.config = replace(loaded.config, head=spec.head)
+    loaded.config = _with_process(loaded.config, config)
     return loaded
+
+
+def _with_process(own: ModelConfig, config: TrainConfig) -> ModelConfig:
+    """The config of a start with the process that is asked for; PlanError if it does not fit."""
+    kind, before = config.process or own.process.kind, own.process
+    if kind == before.kind and config.zero_terminal_snr == before.zero_terminal_snr:
+        return own
+    if kind == "bridge" and own.render_style != "texture":
+        raise PlanError(
+            f"process bridge: it begins at the render, which has to be a whole picture, and here it is "
+            f"{own.render_style!r}: make examples with `rigface pair --style texture`"
+        )
+    is_straight = kind in STRAIGHT
+    scheduler = before.scheduler if is_straight == (before.kind in STRAIGHT) else "euler" if is_straight else "dpm++"
+    try:
+        process = replace(before, kind=kind, zero_terminal_snr=config.zero_terminal_snr, scheduler=scheduler)
+    except ValueError as error:
+        raise PlanError(f"process: {error}") from error
+    return replace(own, process=process, detail=kind == "bridge")
 
 
 def options(config: TrainConfig, spec: ExampleSpec) -> RecipeOptions:

@@ -9,10 +9,11 @@ A process is a straight or curved line between the clean latents x0 and a start 
 * `epsilon`, `v_prediction`, `sample`: s is noise; a = sqrt(abar), b = sqrt(1 - abar) of the scaled-linear schedule of
   Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). The network predicts s, or a s - b x0 (Salimans and Ho 2022),
   or x0.
-* `bridge`: s is the *preview's* latents plus a little noise; a = 1 - t/T, b = t/T. It predicts s - x0, the constant
-  velocity of the line (rectified flow between two pictures: Liu et al. 2022, arXiv 2209.03003; image-to-image in the
-  spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
-  condition, so a bridge wants a render style that is a whole picture (`texture`).
+* `flow`: s is noise; a = 1 - t/T, b = t/T. It predicts s - x0, the constant velocity of the line (rectified flow: Liu
+  et al. 2022, arXiv 2209.03003).
+* `bridge`: the same line from the *preview's* latents plus a little noise (rectified flow between two pictures;
+  image-to-image in the spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The
+  preview is the render condition, so a bridge wants a render style that is a whole picture (`texture`).
 
 Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is weighted as that of x0: near x0
 its answer is only the render less its input, and unweighted that easy end is most of the loss, while sampling begins at
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from rigface.model.latents import LatentConditions, LatentExample
-from rigface.model.model_config import Process
+from rigface.model.model_config import STRAIGHT, Process
 from rigface.model.unets import DROPPABLE
 
 Predict = Callable[..., Tensor]
@@ -37,7 +38,7 @@ Predict = Callable[..., Tensor]
 def coefficients(process: Process, timestep: Tensor) -> tuple[Tensor, Tensor]:
     """a(t), b(t), each (B, 1, 1, 1) float32, for timesteps (B,), which may lie between two integers."""
     t = timestep.double()
-    if process.kind == "bridge":
+    if process.kind in STRAIGHT:
         b = t / process.train_timesteps
         a = 1 - b
     else:
@@ -52,7 +53,11 @@ def coefficients(process: Process, timestep: Tensor) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=8)
 def _alphas_cumprod(process: Process) -> Tensor:
     root = torch.linspace(process.beta_start**0.5, process.beta_end**0.5, process.train_timesteps, dtype=torch.float64)
-    return torch.cumprod(1 - root**2, dim=0)
+    abar = torch.cumprod(1 - root**2, dim=0)
+    if process.zero_terminal_snr:  # Lin et al. 2023, arXiv 2305.08891, algorithm 1
+        a = abar.sqrt()
+        abar = ((a - a[-1]) * a[0] / (a[0] - a[-1])).square()
+    return abar
 
 
 def start(process: Process, conditions: LatentConditions, noise: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ def prediction_target(process: Process, clean: Tensor, begin: Tensor, timestep: 
         return begin
     if process.kind == "sample":
         return clean
-    if process.kind == "bridge":
+    if process.kind in STRAIGHT:
         return begin - clean
     a, b = coefficients(process, timestep)
     return a * begin - b * clean
@@ -87,7 +92,7 @@ def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Te
         return (noisy - b * answer) / a
     if process.kind == "sample":
         return answer
-    if process.kind == "bridge":
+    if process.kind in STRAIGHT:
         return noisy - b * answer
     return a * noisy - b * answer
 
@@ -99,8 +104,10 @@ def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) 
 
 
 def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
-    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones if gamma is 0."""
-    if gamma <= 0:
+    """(B,) weight of the squared error of this process's answer: min-SNR; for a bridge 3 b(t)^2; ones for a flow, or
+    if gamma is 0.
+    """
+    if gamma <= 0 or process.kind == "flow":
         return torch.ones(timestep.shape[0], device=timestep.device)
     a, b = (c.flatten() for c in coefficients(process, timestep))
     if process.kind == "bridge":
@@ -136,9 +143,16 @@ class Draw:
 
 
 def draw(
-    process: Process, like: Tensor, dropout: Dropout = NO_DROPOUT, generator: torch.Generator | None = None
+    process: Process,
+    like: Tensor,
+    dropout: Dropout = NO_DROPOUT,
+    generator: torch.Generator | None = None,
+    noise_offset: float = 0.0,
 ) -> Draw:
     """Draw timesteps, noise and dropped conditions for latents `like` (B, 4, h, w).
+
+    With `noise_offset` the noise of each channel has a mean of this standard deviation, so that a network learns to
+    change the brightness of a whole picture (N. Guttenberg, "Diffusion with offset noise", 2023).
 
     Timesteps are stratified over the batch (Kingma et al. 2021, VDM): one uniform number, shifted by 1/B per row.
     Numbers come from the generator's device and move to that of `like`, so that a CPU generator repeats itself
@@ -148,9 +162,11 @@ def draw(
     uniform = torch.rand((), generator=generator, device=device) + torch.arange(batch, device=device) / batch
     uniform = (uniform % 1)[torch.randperm(batch, generator=generator, device=device)]
     timestep = (uniform * process.train_timesteps).long().clamp(max=process.train_timesteps - 1)
-    if process.kind == "bridge":
+    if process.kind in STRAIGHT:
         timestep += 1  # in 1 ... T: at 0 there is nothing to predict
     noise = torch.randn(like.shape, generator=generator, device=device)
+    if noise_offset:
+        noise = noise + noise_offset * torch.randn(*like.shape[:2], 1, 1, generator=generator, device=device)
     drop = None
     if dropout != NO_DROPOUT:
         rates = torch.tensor([getattr(dropout, name) for name in DROPPABLE] + [dropout.everything], device=device)

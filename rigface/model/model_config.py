@@ -23,7 +23,8 @@ RecipeName = Literal[
 """Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
 READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter", "instantid")  # recipes on identity vectors
 READS_POINTS: tuple[RecipeName, ...] = ("instantid",)  # recipes whose render condition is five points
-KINDS = ("epsilon", "v_prediction", "sample", "bridge")  # of processes
+KINDS = ("epsilon", "v_prediction", "sample", "flow", "bridge")  # of processes
+STRAIGHT = ("flow", "bridge")  # kinds that go along a straight line, at a constant velocity
 PROMPT = "A close up of a {}."  # of recipes that learn one person; {} stands for them
 UPSTREAM_PROMPT = PROMPT.format("person")  # the one sentence that RigFace was trained on
 
@@ -34,16 +35,22 @@ class Process:
 
     kind: str = "epsilon"  # one of `KINDS`
     train_timesteps: int = 1000  # T; the network is told t in [0, T]
-    beta_start: float = 0.00085  # of the scaled-linear schedule; unused by the bridge
+    beta_start: float = 0.00085  # of the scaled-linear schedule; unused by straight lines
     beta_end: float = 0.012
     bridge_noise: float = 0.3  # standard deviation of the noise on the bridge's start, in scaled latent units
     latent_scale: float = 0.18215  # the VAE's scaling factor, from condition latents to the denoised ones
     scheduler: str = "dpm++"  # default of sampling
     steps: int = 16  # default of sampling
+    zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2023); not with `epsilon`
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Process.kind: want one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.zero_terminal_snr and self.kind not in ("v_prediction", "sample"):
+            raise ValueError(
+                "Process.zero_terminal_snr: wants v_prediction or sample: in pure noise the noise says nothing, and a "
+                f"straight line ends in it anyway; got {self.kind!r}"
+            )
         if self.train_timesteps < 2 or self.steps < 1 or self.latent_scale <= 0 or self.bridge_noise < 0:
             raise ValueError(f"Process: a number is out of range: {self}")
 

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from rigface.errors import BadEdit
 from rigface.model.attention import ReferenceTokens
-from rigface.model.diffusion import Predict, clean_estimate, start, velocity
+from rigface.model.diffusion import Predict, clean_estimate, mix, start, velocity
 from rigface.model.latents import LatentConditions
-from rigface.model.model_config import Process
+from rigface.model.model_config import STRAIGHT, Process
 from rigface.model.unets import DROPPABLE
 
 NOISE_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -70,16 +70,17 @@ class Guidance:
 def make_scheduler(process: Process, name: str, steps: int, device: torch.device | str = "cpu") -> Any:
     """A fresh diffusers scheduler for this process, its timesteps set.
 
-    The name is a key of `NOISE_SCHEDULERS` (for a bridge, of `FLOW_SCHEDULERS`), or for noise processes that of any
+    The name is a key of `NOISE_SCHEDULERS` (for straight lines, of `FLOW_SCHEDULERS`), or for curved ones that of any
     diffusers scheduler class. BadEdit, naming those that do, if it does not run this process or not in so many steps.
     """
     if steps < 1:
         raise BadEdit(f"steps: want at least 1, got {steps}")
-    known = FLOW_SCHEDULERS if process.kind == "bridge" else NOISE_SCHEDULERS
+    is_straight = process.kind in STRAIGHT
+    known = FLOW_SCHEDULERS if is_straight else NOISE_SCHEDULERS
     class_name, settings = known.get(name, (name, {}))
     scheduler = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
     accepted = set(inspect.signature(scheduler.__init__).parameters) if scheduler is not None else set()
-    if process.kind == "bridge":
+    if is_straight:
         base: dict[str, Any] = {"num_train_timesteps": process.train_timesteps}
         fits = name in known
     else:
@@ -90,13 +91,15 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             "beta_schedule": "scaled_linear",
             "prediction_type": "epsilon" if process.kind == "epsilon" else "v_prediction",
         }
+        if process.zero_terminal_snr:
+            base |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         fits = accepted >= set(base) and _has_plain_step(scheduler)
     if scheduler is None or not fits:
-        names = ", ".join(known) + ("" if process.kind == "bridge" else ", or a diffusers scheduler class with betas")
+        names = ", ".join(known) + ("" if is_straight else ", or a diffusers scheduler class with betas")
         raise BadEdit(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
     fresh = scheduler(**base, **settings)
     try:
-        if process.kind == "bridge" and name == "euler":
+        if is_straight and name == "euler":
             # By default the last of the steps would go from sigma 0.001 to 0: a wasted network evaluation.
             fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
         else:
@@ -222,15 +225,17 @@ class SamplingState:
         return clean_estimate(self.process, asked, answer, timestep)
 
     def _start(self, conditions: LatentConditions, noise: Tensor, strength: float) -> Tensor:
-        if self.process.kind == "bridge":
-            return start(self.process, conditions, noise)
         result: Tensor
+        if strength == 1 and self.process.kind in STRAIGHT:
+            return start(self.process, conditions, noise)
         if strength == 1:
             result = noise * self._scheduler.init_noise_sigma
             return result
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(self.index)
         at = self._scheduler.timesteps[self.index : self.index + 1].expand(noise.shape[0])
+        if self.process.kind in STRAIGHT:
+            return mix(self.process, self.process.latent_scale * conditions.render, noise, at)
         result = self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
         return result
 

@@ -26,7 +26,7 @@ from rigface.examples import LatentSpec
 from rigface.model import checkpoint
 from rigface.model.ema import Average
 from rigface.storage.store import Store
-from rigface.testing import fake_examples
+from rigface.testing import fake_examples, toy_start
 from tests.pipelines.made_faces import dataset
 
 
@@ -362,6 +362,23 @@ def test_plain_start_takes_the_examples_config_and_released_weights_keep_theirs(
     assert (plain.config.size, plain.config.render_style, plain.config.head) == (64, "texture", spec.head)
     with pytest.raises(PlanError, match="multiples of"):
         starts.check(plain, fake_examples.spec(size=66, style="texture"), None)
+
+
+def test_any_start_takes_any_process_and_samples_by_a_scheduler_for_it(clip_folder):
+    toy_start.write(clip_folder)
+    config = replace(debug(), start=f"sd15:{clip_folder}")
+    textured = fake_examples.spec(style="texture")
+    own = starts.load(config, textured).config.process
+    for process, scheduler in (("v_prediction", "dpm++"), ("flow", "euler"), ("bridge", "euler")):
+        made = starts.load(replace(config, process=process), textured).config
+        assert (made.process.kind, made.process.scheduler) == (process, scheduler)
+        assert (made.process.latent_scale, made.detail) == (own.latent_scale, process == "bridge")
+    ended = starts.load(replace(config, process="v_prediction", zero_terminal_snr=True), textured).config.process
+    assert ended.zero_terminal_snr
+    with pytest.raises(PlanError, match="wants v_prediction or sample"):
+        starts.load(replace(config, zero_terminal_snr=True), textured)
+    with pytest.raises(PlanError, match="pair --style texture"):
+        starts.load(replace(config, process="bridge"), fake_examples.spec())
 
 
 def test_presets_are_complete_and_serialisable():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,8 +48,6 @@ def test_clean_estimate_of_right_answer_is_clean(kind, time):
 
 
 def test_schedule_equals_stable_diffusion():
-    from diffusers import DDIMScheduler
-
     stock = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     clean, noise = torch.randn(2, 3, 4, 8, 8)
     t = torch.tensor([0, 500, 999])
@@ -58,6 +57,28 @@ def test_schedule_equals_stable_diffusion():
     t = t[1:]  # at 0 there is hardly any noise, and a velocity from a picture is ill-conditioned
     noisy = mix(Process(), clean[1:], noise[1:], t)
     torch.testing.assert_close(velocity(Process("sample"), noisy, clean[1:], t), v[1:], atol=1e-4, rtol=0)
+
+
+def test_terminal_signal_is_zero_as_diffusers_rescales_it():
+    process, t = Process("v_prediction", zero_terminal_snr=True), torch.tensor([0, 500, 999])
+    stock = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    clean, noise = torch.randn(2, 3, 4, 8, 8)
+    torch.testing.assert_close(mix(process, clean, noise, t), stock.add_noise(clean, noise, t), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mix(process, clean, noise, t)[2], noise[2])
+    with pytest.raises(ValueError, match="wants v_prediction or sample"):
+        Process(zero_terminal_snr=True)
+
+
+def test_offset_moves_the_mean_of_each_channels_noise():
+    like = torch.zeros(64, 4, 16, 16)
+    plain, moved = (
+        draw(Process(), like, generator=torch.Generator().manual_seed(0), noise_offset=o).noise for o in (0, 0.5)
+    )
+    change = moved - plain
+    assert torch.equal(change.std((2, 3)).round(decimals=4), torch.zeros(64, 4))
+    assert change.mean((2, 3)).std() == pytest.approx(0.5, abs=0.1)
 
 
 def test_bridge_runs_from_preview_to_picture(example):

@@ -6,7 +6,7 @@ import torch
 from rigface.model.attention import ReferenceTokens
 from rigface.model.diffusion import clean_estimate, coefficients, mix, prediction_target
 from rigface.model.latents import LatentConditions
-from rigface.model.model_config import KINDS, Process
+from rigface.model.model_config import KINDS, STRAIGHT, Process
 from rigface.model.sampling import (
     FLOW_SCHEDULERS,
     NOISE_SCHEDULERS,
@@ -47,11 +47,13 @@ def oracle(process: Process, clean: torch.Tensor):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(k, n) for k in KINDS if k != "bridge" for n in (*NOISE_SCHEDULERS, "PNDMScheduler")]
-    + [("bridge", n) for n in FLOW_SCHEDULERS],
+    [(k, n) for k in KINDS if k not in STRAIGHT for n in (*NOISE_SCHEDULERS, "PNDMScheduler")]
+    + [("zero-terminal-SNR", n) for n in ("unipc", "ddim", "dpm++", "euler")]
+    + [(k, n) for k in STRAIGHT for n in FLOW_SCHEDULERS],
 )
 def test_every_scheduler_reaches_the_picture(kind, name):
-    process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
+    process = Process("v_prediction", zero_terminal_snr=True) if kind == "zero-terminal-SNR" else Process(kind)
+    clean = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
     (result,) = finish(oracle(process, clean), state)
@@ -205,9 +207,12 @@ def test_strength_below_one_begins_at_render():
     torch.testing.assert_close(state.latents, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["unipc", "dpm++", "euler", "ddim", "lcm"])
-def test_half_strength_reaches_the_picture(name):
-    process, clean = Process("v_prediction"), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("v_prediction", n) for n in ("unipc", "dpm++", "euler", "ddim", "lcm")] + [("flow", "euler")],
+)
+def test_half_strength_reaches_the_picture(kind, name):
+    process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
     (result,) = finish(oracle(process, clean), state)
