@@ -28,7 +28,7 @@ from rigface.storage.store import Store
 
 RESIZE_S = 60.0  # interval at which an elastic run checks for room for another worker
 FIXED = (
-    "examples", "start", "autoencoder", "networks", "process", "zero_terminal_snr", "noise_offset",
+    "examples", "start", "autoencoder", "networks", "optimizer", "process", "zero_terminal_snr", "noise_offset",
     "recipe", "recipe_weights", "lora_rank",
     "subject", "prompt", "token", "token_rows", "batch", "micro_batches",
     "shuffle_window", "seed",

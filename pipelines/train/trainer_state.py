@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,7 @@ class TrainerState:
         self.loaded.vae.to(device)  # type: ignore[arg-type]
         self.wrapped = model_setup.wrap(self.inner, config, backend.world, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            learning,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-            fused=device.type == "cuda",
-        )
+        self.optimizer = _optimizer(config, learning, device)
         self.average = Average(self.inner, config.ema_decay)
         self.step = 0
         if config.compile:
@@ -106,6 +101,24 @@ class TrainerState:
         if self.config.sharding == "fsdp":
             return contextlib.nullcontext()
         return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
+
+
+def _optimizer(config: TrainConfig, learning: list[Tensor], device: torch.device) -> torch.optim.Optimizer:
+    """AdamW of the config; PlanError if it needs what is not here."""
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.99)}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(learning, fused=device.type == "cuda", **shared)
+    if device.type != "cuda" or config.sharding == "fsdp":
+        raise PlanError("optimizer adam8bit computes on CUDA, on whole weights: use --gpu and --sharding ddp, or adamw")
+    try:
+        bitsandbytes: Any = import_module("bitsandbytes")  # no dependency of ours: its wheels are for CUDA
+    except ImportError as error:
+        raise PlanError(
+            "optimizer adam8bit needs the package bitsandbytes, which is not installed: `pip install bitsandbytes`, or "
+            "use adamw"
+        ) from error
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(learning, **shared)
+    return optimizer
 
 
 @contextlib.contextmanager

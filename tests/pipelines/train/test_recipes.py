@@ -1,5 +1,6 @@
 """Recipes in training: resumed exactly, and exported."""
 
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -10,11 +11,13 @@ import torch
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
 from pipelines.examples.layout import parts_of, spec_of
+from pipelines.train import trainer_state
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import debug
 from pipelines.train.loop import _step, export
 from pipelines.train.trainer_state import TrainerState
+from rigface.errors import PlanError
 from rigface.model import checkpoint
 from rigface.model.model_config import RecipeName
 from rigface.model.recipes.protocol import recipe_of
@@ -56,6 +59,15 @@ class Run:
     def step(self):
         number, batch, _ = next(self._batches)
         return _step(self.state, batch, [0], 1, number)
+
+
+def test_adam_of_8_bits_is_refused_without_cuda_or_without_its_package(examples, toy, tmp_path, monkeypatch):
+    given = {"examples": str(examples), "out": str(tmp_path), "start": f"sd15:{toy}", "optimizer": "adam8bit"}
+    with pytest.raises(PlanError, match="computes on CUDA"):
+        Run(replace(debug(), **given))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(PlanError, match="pip install bitsandbytes"):
+        trainer_state._optimizer(replace(debug(), **given), [], torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", get_args(RecipeName))
