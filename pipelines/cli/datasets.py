@@ -27,7 +27,7 @@ class ExtractCommand:
 
       rigface extract clips/ out/faces
       rigface extract 'clips/**/*.mp4' portraits/ out/faces --fps 2 --small-faces
-      rigface extract s3://bucket/videos/ s3://bucket/faces --preset cluster --workers 200
+      rigface extract s3://bucket/videos/ s3://bucket/faces --preset cluster --workers 200 --jobs 2
     """
 
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEOS... OUT")] = ()
@@ -36,6 +36,9 @@ class ExtractCommand:
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
     """Defaults of the other flags: for this machine, for a Ray cluster that grows, or with fake models."""
     workers: int = 0  # Actors that detect faces, and the other pools in proportion; 0: the number of the preset.
+    jobs: int = 1
+    """Drivers that share the work on a cluster, each a process on this machine (the head, with `rigface submit`).
+    One feeds some hundred cores. One that dies is replaced, and the last run joins what they did."""
     dry_run: bool = False  # Print the plan and stop.
     log_format: Literal["text", "json"] = "text"
     """json: one line per event on standard error, for log collectors, instead of the display and the tables."""
@@ -43,10 +46,11 @@ class ExtractCommand:
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "workers")
+        in_range(self, "[1, inf)", "jobs")
 
     def run(self) -> int:
-        from pipelines.extract.job import extract
-        from pipelines.extract.progress import JsonProgress, log_end, report
+        from pipelines.extract.job import extract, extract_with_drivers
+        from pipelines.extract.progress import JsonProgress, Progress, log_end, report
 
         if len(self.paths) < 2:
             raise PlanError("want VIDEOS... OUT: inputs, then the output. `rigface extract --help` has examples")
@@ -56,10 +60,14 @@ class ExtractCommand:
 
             print(preview(config))
             return 0
+        if self.jobs > 1 and config.shard:
+            raise PlanError("--jobs runs all shares, --shard one of them: give one of the two")
+        display = JsonProgress if self.log_format == "json" else Progress
+        summary = extract_with_drivers(config, self.jobs, display) if self.jobs > 1 else extract(config, display())
         if self.log_format == "json":
-            log_end(extract(config, JsonProgress()))
+            log_end(summary)
         else:
-            report(extract(config), config.out)
+            report(summary, config.out)
         return 0
 
 

@@ -26,7 +26,8 @@ class Need:
     def __str__(self) -> str:
         values = {"CPU": self.cpus, "GPU": self.gpus, "GB": self.memory_gb}
         each = ", ".join(f"{value:g} {unit}" for unit, value in values.items() if value)
-        return f"{self.name} ({f'{self.actors} actors of ' * bool(self.actors)}{each})"
+        actors = f"{self.actors} actor{'s' * (self.actors > 1)} of " if self.actors else ""
+        return f"{self.name} ({actors}{each})"
 
     def fits(self, free: dict[str, float]) -> bool:
         """True if one fits into free resources of a node, as Ray names them."""

@@ -8,10 +8,11 @@ configured in infra/.
 
 import hashlib
 import json
+import math
 import os
 import zlib
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, Self
 
 from tyro.conf import Suppress, arg
 
@@ -141,6 +142,10 @@ class Pool:
         if self.actors < 1 or (self.max_actors and self.max_actors < self.actors):
             raise PlanError(f"a pool needs actors >= 1 and max_actors = 0 or >= actors, got {self}")
         in_range(self, "[0, inf)", "cpus", "gpus", "memory_gb", "max_actors")
+
+    def divided(self, jobs: int) -> Self:
+        """The share of one of so many jobs."""
+        return replace(self, actors=max(1, self.actors // jobs), max_actors=math.ceil(self.max_actors / jobs))
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,25 @@ A shard is done when its object exists, an input when its row does; see dataset.
 sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and
 nothing twice.
 
-Several drivers may share the work (`--shard 1/4`), each with its own inputs; then a run without --shard does what they
-left, such as changed inputs, which means to rewrite objects, and the identities.
+Several drivers may share the work (`--shard 1/4`, or `--jobs 4` for all of them), each with its own inputs; then a run
+without --shard does what they left, such as changed inputs, which means to rewrite objects, and the identities.
 
 The driver's memory is bounded, see planning.py: it lists and plans a window of inputs, and processes it group by group,
 before it lists the next.
 """
 
 import contextlib
+import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 from pipelines.cluster import session
+from pipelines.cluster.drivers import run_drivers
 from pipelines.extract import components, dataflow, in_process, stages
 from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
@@ -36,7 +40,7 @@ from pipelines.extract.unit import Record
 from pipelines.inputs import sources
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
-from rigface.errors import JobBroken, PlanError
+from rigface.errors import JobBroken, PlanError, RigFaceError
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
@@ -70,6 +74,34 @@ def extract(
         shown = stack.enter_context(progress or Progress())
         run = _Run(config, dataset, (head, detector), shown, check_lock, stack, on_unit)
         return run.all(uris)
+
+
+def extract_with_drivers(config: ExtractConfig, jobs: int, display: type[Progress] = Progress) -> Summary:
+    """Run the job with so many drivers, each a process with its share of the inputs, and join what they did.
+
+    Pools are divided among them. A driver that dies is replaced; what is left in the end, and all that means to change
+    objects, is done here. Raises as `extract`, PlanError also if there is no cluster to share.
+    """
+    if not (config.address or os.environ.get("RAY_ADDRESS") or config.in_process == "always"):
+        raise PlanError("--jobs shares a cluster among several drivers: name it with --address")
+    specs, dataset = components.specs(config.settings), FaceDataset(Store(config.out))
+    next(sources.find_all(config.videos, config.settings.root))  # raises before anything is written
+    with lock.hold(dataset.store):
+        dataset.begin_run(config.settings, *specs, config.overwrite)
+    config = replace(config, overwrite=False)
+    pools = {name: getattr(config, name).divided(jobs) for name in STAGES}
+    shared = replace(config, retry_errors=False, **pools)
+    run_drivers(partial(_drive, shared, jobs, display), jobs, display().message)
+    return extract(config, display())
+
+
+def _drive(config: ExtractConfig, jobs: int, display: type[Progress], number: int) -> None:
+    """Be one of several drivers."""
+    share = f"{number + 1}/{jobs}"
+    try:
+        extract(replace(config, shard=share), display(label=f"{share} "))
+    except (RigFaceError, KeyboardInterrupt) as error:
+        sys.exit(f"{share} {error}" if isinstance(error, RigFaceError) else 130)
 
 
 def check_stages(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec) -> None:

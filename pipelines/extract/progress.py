@@ -30,11 +30,15 @@ MIN_ESTIMATE_S = 3.0  # no remaining time is estimated before
 
 
 class Progress:
-    """The display of one run; on standard error by default, so that standard output stays for results."""
+    """The display of one run; on standard error by default, so that standard output stays for results.
 
-    def __init__(self, console: Console | None = None) -> None:
+    With a label, which begins each line, it is one of several displays and never live.
+    """
+
+    def __init__(self, console: Console | None = None, label: str = "") -> None:
         # A handle of its own, because standard error is filtered while Ray runs (cluster/session.py).
         self.console = console or Console(file=os.fdopen(os.dup(2), "w", buffering=1))
+        self._label = label
         self._live: Live | None = None
         self._began = self._first = self._printed = time.monotonic()
         self._message = ""
@@ -42,7 +46,7 @@ class Progress:
         self.done = Counter[str]()
 
     def __enter__(self) -> Progress:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self._label:
             self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
@@ -58,7 +62,8 @@ class Progress:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self.console.print(f"[{_clock(time.monotonic() - self._began)}] {text}", markup=False, highlight=False)
+        line = f"{self._label}[{_clock(time.monotonic() - self._began)}] {text}"
+        self.console.print(line, markup=False, highlight=False)
 
     def expect(self, inputs: int, units: int, frames: int) -> None:
         """Add to the work to be done."""
@@ -118,8 +123,8 @@ class Progress:
 class JsonProgress(Progress):
     """One JSON line per event instead of a display, for log collectors."""
 
-    def __init__(self) -> None:
-        super().__init__(Console(file=io.StringIO()))
+    def __init__(self, console: Console | None = None, label: str = "") -> None:
+        super().__init__(Console(file=io.StringIO()), label)
         json_logging.install_json_logging(LOG)
 
     def message(self, text: str) -> None:

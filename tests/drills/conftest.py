@@ -73,23 +73,12 @@ def nothing_lost(whole, results, request) -> Callable[..., Count]:
 
 @pytest.fixture
 def command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `rigface extract --preset debug` as a process, on Ray; its output is in its `log`."""
+    """Starts `rigface extract --preset debug` as a process, on Ray by default; its output is in its `log`."""
     started: list[subprocess.Popen] = []
 
     def start(videos: str, out: str, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-        words = [
-            sys.executable,
-            "-m",
-            "pipelines",
-            "extract",
-            videos,
-            out,
-            "--preset",
-            "debug",
-            "--in-process",
-            "never",
-            *more,
-        ]
+        words = [sys.executable, "-m", "pipelines", "extract", videos, out, "--preset", "debug", *more]
+        words += [] if "--in-process" in more else ["--in-process", "never"]
         log = open(tmp_path / f"command {len(started)}.log", "w+")  # noqa: SIM115 - read by the test
         process = subprocess.Popen(
             words, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,

@@ -3,14 +3,17 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from pipelines.extract import dataflow
 from pipelines.extract.config import debug
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import extract
 from rigface.errors import JobBroken
+from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.drills.count import inputs
 from tests.drills.poison import HalfReadFrameProcessor, poisoned
@@ -19,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_poisoned_inputs(clips, silent, nothing_lost, tmp_path, monkeypatch):
-    """Two files that crash the decoder among good ones: two tries each, a row each, and the rows of the others."""
+    """Two files that crash the decoder, in shards with good ones: two tries and a row each, and the others' rows."""
     folder, out, tries = tmp_path / "clips", tmp_path / "out", tmp_path / "tries"
     shutil.copytree(clips, folder)
     for i in range(2):
@@ -27,6 +30,9 @@ def test_poisoned_inputs(clips, silent, nothing_lost, tmp_path, monkeypatch):
     monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries))
     summary = extract(debug((str(folder),), str(out)), silent)
     assert Counter(tries.read_text().splitlines()) == {str(folder / f"poison {i}.mp4"): 2 for i in range(2)}
+    dataset = FaceDataset(Store(str(out)))
+    shards = [{Path(record.uri).name for record in dataset.records(shard)} for shard in chain(*dataset.parts())]
+    assert any("poison 0.mp4" in names and len(names) > 1 for names in shards), "it had no neighbours"
     quarantined = {name: rows[0] for name, rows in inputs(str(out)).items() if "poison" in name}
     assert len(quarantined) == 2
     for row in quarantined.values():
@@ -77,8 +83,5 @@ def test_sources_that_are_away(clips, silent, nothing_lost, tmp_path):
 
 def without(out: Path, word: str) -> None:
     """Remove the rows of some inputs from inputs/, to compare the others."""
-    from pipelines.extract.dataset import FaceDataset
-    from rigface.storage.store import Store
-
     output = FaceDataset(Store(str(out)))
     output.reopen([uri for uri in output.inputs()["uri"].to_pylist() if word in uri.rpartition("/")[2]])

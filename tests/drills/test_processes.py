@@ -1,14 +1,21 @@
 """Drills: killed processes and a full object store; every row is there once."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+from pipelines.extract.config import debug
+from pipelines.extract.job import extract
+from rigface.image import encode_jpeg
 from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.conftest import ROOT
@@ -17,13 +24,13 @@ from tests.pipelines.extract.test_resume import children_of
 pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(600)]
 
 
-def units(out: str) -> int:
+def shards(out: str) -> int:
     return sum(1 for _ in Store(out).paths("faces", ".parquet"))
 
 
 def wait_for(out: str, wanted: int, process) -> bool:
-    """Wait for so many units; False if the run ended before."""
-    while units(out) < wanted:
+    """Wait for so many shards; False if the run ended before."""
+    while shards(out) < wanted:
         if process.poll() is not None:
             return False
         time.sleep(0.02)
@@ -64,6 +71,57 @@ def test_kill_9_of_the_driver(ray_cluster, clips, command, nothing_lost, tmp_pat
     assert last.wait(300) == 0, last.log.read_text()
     assert killed >= 6
     nothing_lost(out, killed=killed)
+
+
+def test_kill_9_of_one_of_two_drivers(ray_cluster, clips, command, nothing_lost, tmp_path):
+    """Twice; another process takes its share each time, and the last run joins what they did."""
+    out = str(tmp_path / "out")
+    process = command(str(clips), out, "--address", ray_cluster, "--workers", "2", "--jobs", "2")
+    killed: list[int] = []
+    for wanted in (4, 10):
+        assert wait_for(out, wanted, process), process.log.read_text()
+        drivers = [
+            child.pid
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline()) and child.pid not in killed
+        ]
+        os.kill(drivers[0], signal.SIGKILL)
+        killed.append(drivers[0])
+    assert process.wait(400) == 0, process.log.read_text()
+    assert process.log.read_text().count("was killed by SIGKILL; another takes its share") == 2
+    nothing_lost(out, killed=len(killed))
+
+
+def test_kill_9_while_changed_inputs_leave_their_shards(clips, command, nothing_lost, tmp_path, silent):
+    """Each run is killed as soon as an object of the first content is gone or written again."""
+    folder, out, fresh = shutil.copytree(clips, tmp_path / "clips"), str(tmp_path / "out"), str(tmp_path / "fresh")
+    extract(debug((str(folder),), out), silent)
+    for i in range(3):
+        fakes.video(folder / f"short {i}.mp4", (0.2 * i,), frames=7, seed=10 + i)
+    (folder / "picture.jpg").write_bytes(encode_jpeg(fakes.picture((0.1, 0.6))))
+    extract(debug((str(folder),), fresh), silent)
+    killed = 0
+    for _ in range(4):
+        before = written(out)
+        process = command(str(folder), out, "--in-process", "always")
+        while process.poll() is None and before.items() <= written(out).items():
+            time.sleep(0.002)
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    last = command(str(folder), out, "--in-process", "always")
+    assert last.wait(200) == 0, last.log.read_text()
+    assert killed >= 1
+    nothing_lost(out, expected=fresh, killed=killed)
+
+
+def written(out: str) -> dict[Path, int]:
+    """When each object of faces/ and inputs/ was written."""
+    found = {}
+    for path in (p for name in ("faces", "inputs") for p in Path(out, name).rglob("*.parquet")):
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found
 
 
 SEPARATE_POOLS = """

@@ -92,7 +92,7 @@ def test_named_cluster_is_used(monkeypatch):
 )
 def test_named_workers_are_started(flags, wanted, monkeypatch):
     ran = []
-    monkeypatch.setattr("pipelines.extract.job.extract", ran.append)
+    monkeypatch.setattr("pipelines.extract.job.extract", lambda config, display: ran.append(config))
     monkeypatch.setattr("pipelines.extract.progress.report", lambda summary, out: None)
     command = parse(["extract", "clips", "out", *flags])
     assert isinstance(command, datasets.ExtractCommand)
