@@ -244,6 +244,15 @@ def _srgb_transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
         return None
 
 
+def decode_crop(jpeg: bytes) -> np.ndarray:
+    """(256, 256, 3) uint8 RGB: a stored crop at half size, which every stage after alignment works at.
+
+    The decoder halves in the frequency domain, so this takes a third of the time of decoding and shrinking.
+    """
+    half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # half size, RGB order
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), half))
+
+
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     """A JPEG (4:2:0) of (H, W, 3) uint8 RGB; ValueError for another shape or dtype."""
     _check(image, 3)

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, overload
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.plan import UnitPlan
+from rigface.image import decode_crop
 
 UnitStatus = Literal["ok", "partial", "error"]
 # Of a shard: JSON of plans and of records, an Arrow IPC stream of each unit.
@@ -97,7 +97,7 @@ class Crops(Sequence[np.ndarray]):
         row = self._rows[at]
         image = self._cache.get(row)
         if image is None:
-            image = _decoded(self._cells[row].as_py())
+            image = decode_crop(self._cells[row].as_py())
             if len(self._cache) < MAX_CACHED_CROPS:
                 self._cache[row] = image
         return image
@@ -236,15 +236,6 @@ def plans_json(plans: Iterable[UnitPlan]) -> str:
 def plans_of_json(text: str) -> list[UnitPlan]:
     """The inverse of `plans_json`."""
     return [UnitPlan.of(fields) for fields in json.loads(text)]
-
-
-def _decoded(jpeg: bytes) -> np.ndarray:
-    """(256, 256, 3) uint8 RGB: a stored crop at half size, which every later stage works at.
-
-    The decoder halves in the frequency domain, so this takes a third of the time of decoding and shrinking.
-    """
-    half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # half size, RGB order
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), half))
 
 
 def ipc(table: pa.Table) -> pa.Buffer:
