@@ -3,7 +3,9 @@
     python benchmarks/clips.py CLIP...        one person a clip; turned to 12 degrees, smile 0.5
 
 All are ratios to the source clip; 1 is as steady. Flicker is the mean difference of successive frames. Jitter is read
-by the estimator from the pictures of both clips, so a head that does not move measures its noise.
+by the estimator from the pictures of both clips, so a head that does not move measures its noise. `still_*` is the same
+ratio for single frames of either clip that are shifted at random, the estimator's noise alone: what exceeds it is the
+editor's. Clips that are not named keep their figures.
 """
 
 import argparse
@@ -23,10 +25,11 @@ from rigface.face.geometry import alignment
 from rigface.metrics.video import jitter_ratio, pose_track
 from rigface.types import Face, Frame
 from rigface.video.decode import probe_video, read_frames
-from rigface.video_editor import VideoOptions, VideoSource, edited, reduced
+from rigface.video_editor import EditedFrame, VideoOptions, VideoSource, edited, reduced
 
 FRAMES, MAX_SIDE = 32, 480
 EDIT = EditSpec(yaw_deg=12, expression={"smile": 0.5})
+STILL, COPIES, SHIFT_PX = (4, 12, 20, 28), 12, 1.5  # frames that are held still, copies of each, their largest shift
 FACE, RIM = 0.08, 0.1  # of the face's width: margin around the landmarks, and width of the rim
 
 
@@ -75,7 +78,27 @@ def ratios(editor: Editor, path: Path) -> dict[str, float]:
     flicker = {name: float(np.divide(*np.mean(values, axis=0))) for name, values in changes.items()}
     pose = jitter_ratio(*(pose_track(np.array(tracks[f"{who} head_rotation"])) for who in ("edited", "source")))
     expression = jitter_ratio(*(np.array(tracks[f"{who} expression"]) for who in ("edited", "source")))
-    return {**flicker, "pose": pose, "expression": expression}
+    own = np.mean([still(editor, shown[k], was[k]) for k in STILL if k < len(shown) and shown[k].faces], axis=0)
+    return {**flicker, "pose": pose, "expression": expression, "still_pose": own[0], "still_expression": own[1]}
+
+
+def still(editor: Editor, shown: EditedFrame, was: np.ndarray) -> tuple[float, float]:
+    """Jitter of pose and expression in shifted copies of one edited frame, relative to those of its source."""
+    shifts = np.random.default_rng(0).uniform(-SHIFT_PX, SHIFT_PX, (COPIES, 2))
+    turns, expressions = [], []
+    for picture in (shown.image, was):
+        assert picture is not None
+        seen = []
+        for shift in shifts:
+            affine = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+            moved = cv2.warpAffine(
+                picture, affine, picture.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            )
+            seen += editor.measure(moved, [shown.faces[0].face])
+        known = [params for params in seen if params is not None]
+        turns.append(pose_track(np.array([params.head_rotation for params in known])))
+        expressions.append(np.array([params.expression for params in known]))
+    return jitter_ratio(*turns), jitter_ratio(*expressions)
 
 
 def main() -> None:
@@ -85,7 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    editor, table = Editor.load(), {}
+    editor, table = Editor.load(), dict(harness.read("clips").get("clips", {}))
     for path in args.clips:
         table[path.stem] = {name: round(value, 2) for name, value in ratios(editor, path).items()}
         print(path.stem, table[path.stem], flush=True)
