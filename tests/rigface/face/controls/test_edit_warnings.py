@@ -87,6 +87,23 @@ def test_number_beyond_what_a_face_can_do_is_named_with_its_range():
     assert (found.code, found.holds) == ("too-much", {"jaw_open": (-0.5, 0.5)})
 
 
+@pytest.mark.parametrize(("smile", "opening", "silent"), [(0.8, 30, False), (0.8, 2, True), (0.1, 30, True)])
+def test_jaw_that_would_stretch_bared_teeth_is_named_with_its_range(smile, opening, silent):
+    face = portrait()
+    face.landmarks[[13, 14], 1], face.landmarks[[61, 291], 0] = (300, 300 + opening), (200, 320)
+    face.params.expression[[HEAD.expression_names.index(f"mouthSmile{side}") for side in ("Left", "Right")]] = smile
+    found = warned(face, expression={"jaw_open": 0.5})
+    assert [(w.code, w.holds) for w in found] == ([] if silent else [("too-much", {"jaw_open": (-0.5, 0.3)})])
+    assert warned(face, expression={"jaw_open": 0.25}) == []
+
+
+def test_head_that_looks_up_is_named_if_it_turns():
+    face = portrait()
+    face = replace(face, params=transfer(face.params, EditSpec(pitch_deg=-30), HEAD))
+    assert [w.code for w in warned(face, yaw_deg=15)] == ["unseen-side"]
+    assert warned(face, expression={"smile": 0.5}) == []
+
+
 def test_coloured_lamp_on_a_grey_photograph_is_named():
     grey = portrait()
     grey.crop[..., 1:] = grey.crop[..., :1]
