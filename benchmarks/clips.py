@@ -78,8 +78,16 @@ def ratios(editor: Editor, path: Path) -> dict[str, float]:
     flicker = {name: float(np.divide(*np.mean(values, axis=0))) for name, values in changes.items()}
     pose = jitter_ratio(*(pose_track(np.array(tracks[f"{who} head_rotation"])) for who in ("edited", "source")))
     expression = jitter_ratio(*(np.array(tracks[f"{who} expression"]) for who in ("edited", "source")))
-    own = np.mean([still(editor, shown[k], was[k]) for k in STILL if k < len(shown) and shown[k].faces], axis=0)
-    return {**flicker, "pose": pose, "expression": expression, "still_pose": own[0], "still_expression": own[1]}
+    pose_noise, noise = np.mean(
+        [still(editor, shown[k], was[k]) for k in STILL if k < len(shown) and shown[k].faces], axis=0
+    )
+    return {
+        **flicker,
+        "pose": pose,
+        "expression": expression,
+        "still_pose": float(pose_noise),
+        "still_expression": float(noise),
+    }
 
 
 def still(editor: Editor, shown: EditedFrame, was: np.ndarray) -> tuple[float, float]:
