@@ -178,6 +178,8 @@ def column(values: Sequence[np.ndarray | None] | np.ndarray, width: int) -> pa.F
 
     ValueError if a row has not `width` numbers.
     """
+    if isinstance(values, np.ndarray) and values.dtype != object and values[:1].size == width * len(values[:1]):
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(values).astype(np.float32, copy=False)), width)
     mask = np.array([v is None for v in values], dtype=bool)
     flat = np.zeros((len(values), width), np.float32)
     for i, value in enumerate(values):

@@ -279,7 +279,7 @@ class StageActor:
     def _run_unit(self, unit: Unit) -> None:
         for stage in self._stages:
             if unit.has_faces or stage.name == DetectFaces.name:
-                with measured(stage.name, unit):
+                with measured(stage.name, unit), unit.busy():
                     stage(unit)
         unit.forget_crops()
 

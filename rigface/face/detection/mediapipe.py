@@ -40,6 +40,7 @@ import cv2
 import numpy as np
 
 from rigface import assets
+from rigface.face.detection import landmarker_result
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, overlaps_any, tile_grid
 from rigface.face.detection.detector import check_image
 from rigface.face.geometry import alignment
@@ -159,22 +160,12 @@ class MediapipeDetector:
         """Detections of the landmarker in one image, without scores."""
         height, width = image.shape[:2]
         with nullcontext() if self._has_met_face else _quiet():  # its last networks are set up with the first face
-            result = self._landmarker.detect(_mediapipe_image(image))
-        self._has_met_face = self._has_met_face or bool(result.face_landmarks)
+            found = landmarker_result.detect(self._landmarker, _mediapipe_image(image))
+        self._has_met_face = self._has_met_face or bool(found)
         out = []
-        for points, scores, matrix in zip(
-            result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes
-        ):
-            landmarks = np.array([(p.x * width, p.y * height, p.z * width) for p in points], np.float32)
-            out.append(
-                Detection(
-                    box=landmark_box(landmarks),
-                    landmarks=landmarks,
-                    score=0.0,
-                    blendshapes=np.array([s.score for s in scores], np.float32),
-                    matrix=np.asarray(matrix, np.float32),
-                )
-            )
+        for points, scores, matrix in found:
+            landmarks = (points * np.array([width, height, width], np.float64)).astype(np.float32)
+            out.append(Detection(landmark_box(landmarks), landmarks, 0.0, blendshapes=scores, matrix=matrix))
         return out
 
     def _glimpses(self, image: np.ndarray) -> list[tuple[np.ndarray, float]]:

@@ -23,6 +23,8 @@ passes.
 counts as half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0.01.
 """
 
+from math import isnan
+
 import cv2
 import numpy as np
 
@@ -159,10 +161,13 @@ def is_grey(crop: np.ndarray) -> bool:
     small = resized(crop, 64).astype(np.float32) / 255
     l, a, b = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float64).T  # noqa: E741
     l = (l - l.mean()) / (l.std() + 1e-6)  # noqa: E741
-    curve = np.stack([np.ones_like(l), l, l * l], axis=1)
-    chroma = np.stack([a, b], axis=1)
-    rest = chroma - curve @ np.linalg.solve(curve.T @ curve + 1e-6 * np.eye(3), curve.T @ chroma)
-    return bool(rest.std() < GREY_CHROMA)
+    both = np.stack([np.ones_like(l), l, l * l, a, b])
+    products = both @ both.T
+    curve, mixed, chroma = products[:3, :3], products[:3, 3:], products[3:, 3:]
+    # What is left of a*, b* by least squares; the residuals' mean is 0 but for the 1e-6.
+    fit = np.linalg.solve(curve + 1e-6 * np.eye(3), mixed)
+    rest = np.trace(chroma - 2 * fit.T @ mixed + fit.T @ curve @ fit)
+    return bool(max(rest, 0) / (2 * len(l)) < GREY_CHROMA**2)
 
 
 def is_suspect(
@@ -189,9 +194,9 @@ def _known(value: float) -> float:
 
 def _rise(value: float, low: float, high: float) -> float:
     """0 at `low` and below, 1 at `high` and above, straight between; 0.5 for a missing value."""
-    return 0.5 if np.isnan(value) else float(np.clip((value - low) / (high - low), 0, 1))
+    return 0.5 if isnan(value) else float(min(max((value - low) / (high - low), 0), 1))
 
 
 def _fall(value: float, low: float, high: float) -> float:
     """1 at `low` and below, 0 at `high` and above, straight between; 0.5 for a missing value."""
-    return 0.5 if np.isnan(value) else 1 - _rise(value, low, high)
+    return 0.5 if isnan(value) else 1 - _rise(value, low, high)

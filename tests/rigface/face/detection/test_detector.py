@@ -13,7 +13,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.detection import mediapipe
+from rigface.face.detection import landmarker_result, mediapipe
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, tile_grid
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
@@ -247,3 +247,15 @@ def test_collected_detector_is_closed_by_another_thread():
         mediapipe._close(SimpleNamespace(close=lambda: lock.acquire(timeout=5) and closed.put(threading.get_ident())))
     assert closed.get(timeout=60) != threading.get_ident()
     lock.release()
+
+
+def test_arrays_are_those_of_mediapipes_own_objects(detector, astronaut):
+    """Of two faces; a MediaPipe that hides what is read here gives the same."""
+    half = astronaut[:256]
+    image = mediapipe._mediapipe_image(np.concatenate([half, half[:, ::-1]], axis=1))
+    found = landmarker_result.detect(detector._landmarker, image)
+    public = SimpleNamespace(detect=detector._landmarker.detect)
+    for objects in (landmarker_result.of_objects(public.detect(image)), landmarker_result.detect(public, image)):
+        assert len(found) == len(objects) == 2
+        for ours, theirs in zip(found, objects):
+            assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(ours, theirs))
