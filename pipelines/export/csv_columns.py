@@ -53,10 +53,10 @@ def openface_table(rows: pa.Table, detector: DetectorSpec, width: int, height: i
     out |= _pose(rotation, camera, crop, width, height)
     if detector.landmarks == 478:
         out |= _points68(points, crop)
-    for unit in OPENFACE_UNITS:
-        out[f"AU{unit:02}_r"] = 5 * _floats(studied, f"au{unit:02}")
-    for unit in OPENFACE_PRESENT:
-        out[f"AU{unit:02}_c"] = (_floats(studied, f"au{unit:02}") >= PRESENT).astype(np.int64)
+    if studied["au12"].null_count < count:  # a detector without scores has no units
+        out |= {f"AU{unit:02}_r": 5 * _floats(studied, f"au{unit:02}") for unit in OPENFACE_UNITS}
+        present = {unit: _floats(studied, f"au{unit:02}") >= PRESENT for unit in OPENFACE_PRESENT}
+        out |= {f"AU{unit:02}_c": flags.astype(np.int64) for unit, flags in present.items()}
     return _rounded(out)
 
 
@@ -79,8 +79,9 @@ def pyfeat_table(rows: pa.Table, detector: DetectorSpec, width: int, height: int
         out |= _points68(points, numbers_of(rows, "frame_to_crop").reshape(count, 2, 3))
     for name in ("Pitch", "Roll", "Yaw"):
         out[name] = np.radians(_floats(studied, f"{name.lower()}_deg"))
-    for unit in PYFEAT_UNITS:
-        out[f"AU{unit:02}"] = _floats(studied, "au45" if unit == 43 else f"au{unit:02}")  # eyes closed, however long
+    if studied["au12"].null_count < count:
+        closed = {43: "au45"}  # eyes closed, however long
+        out |= {f"AU{unit:02}": _floats(studied, closed.get(unit, f"au{unit:02}")) for unit in PYFEAT_UNITS}
     table = _rounded(out)
     people = [name or f"track {t}" for name, t in zip(rows["identity"].to_pylist(), rows["track"].to_pylist())]
     return table.append_column("Identity", pa.array(people)).append_column("input", rows["uri"])
