@@ -35,6 +35,7 @@ from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.preview.face_swap import FaceSwapper
+from rigface.face.region_masks import bounded
 from rigface.face.rendering.lighting import light_direction
 from rigface.image import resized
 from rigface.model.checkpoint_folder import refiner_folder
@@ -197,10 +198,10 @@ class Editor:
         for k, (source, spec) in enumerate(zip(sources, specs)):
             if not spec.is_nothing:
                 donor = targets[k].get("identity")
-                out, crops[k] = self.apply(out, source, asked[k], seed, spec.prompt, donor=donor)
+                out, crops[k] = self.apply(out, source, asked[k], seed, spec, None, donor, edits[chosen[k][1]].mask)
         achieved: list[FaceParams | None] = [None] * len(sources)
         if measure:
-            achieved = self.measure(out, sources)
+            achieved = self.measure(out, list(sources))
         head = self.analyzer.head
         achieved_numbers = [None if p is None else numbers(p, spec, head) for p, spec in zip(achieved, specs)]
         asked_numbers = [numbers(p, spec, head, s.params) for s, p, spec in zip(sources, asked, specs)]
@@ -265,27 +266,33 @@ class Editor:
         if edit.prompt and self._model is None:
             raise BadEdit("prompt: needs a model with a text encoder; the preview has none")
         if edit.prompt and not getattr(self._model, "has_text_encoder", True):
-            raise BadEdit("prompt: needs a model with a text encoder; this one has none")
+            raise BadEdit("prompt: needs a model with a text encoder; this one has none, and no CLIP model guides it")
 
     def apply(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = "",
-        back: np.ndarray | None = None, donor: Face | None = None,
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, edit: EditSpec | None = None,
+        back: np.ndarray | None = None, donor: Face | None = None, mask: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8.
 
-        `back` (H, W, 3) uint8 is the image without the person, if that is known, as in a clip; `donor` is the person
-        whose identity the edit takes.
+        Args:
+            edit: its prompt and region are read.
+            back: (H, W, 3) uint8, the image without the person, if that is known, as in a clip.
+            donor: the person whose identity the edit takes.
+            mask: see `bounded`.
         """
+        before, face, edit = image, source, edit or EditSpec()
         if donor is not None:
             image, source = self.swapped(image, source, donor)
-            if self._model is None and _same(source.params, wanted):
-                return image, source.crop
-        if self._model is None:
-            crop, mask = self._preview(image, source, wanted, back)
-            return paste_crop(image, crop, source.frame_to_crop, mask), crop
-        composed = self._composer(source, wanted, donor=donor)
-        crop = self._model(composed.conditions, seed, *([prompt] if prompt else []))
-        return self.paste(image, source, wanted, composed, crop)
+        if donor is not None and self._model is None and _same(source.params, wanted):
+            crop = source.crop
+        elif self._model is None:
+            crop, where = self._preview(image, source, wanted, back)
+            image = paste_crop(image, crop, source.frame_to_crop, where)
+        else:
+            composed = self._composer(source, wanted, donor=donor)
+            crop = self._model(composed.conditions, seed, *([edit.prompt] if edit.prompt else []))
+            image, crop = self.paste(image, source, wanted, composed, crop)
+        return bounded(before, image, face, wanted, edit, mask), crop
 
     def paste(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray

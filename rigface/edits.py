@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
-Region = Literal["face", "eyes", "mouth"]
+Region = Literal["face", "eyes", "mouth", "hair"]
 WarningCode = Literal["unseen-side", "cut-off", "uncertain-face", "too-much", "no-colour"]
 
 # Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector
@@ -102,7 +102,7 @@ class EditSpec:
     expression: Mapping[str, float] = field(default_factory=dict)  # "smile" or "mouthSmileLeft" -> [-1, 2]; 1 is full
     light: LightEdit | None = None  # the light wanted; None leaves it
     strength: float = 1.0  # 0 gives the source, 1 the edit; in [0, 1.5]
-    region: Region = "face"  # whose expression may change; eyes include brows and cheeks, mouth the jaw
+    region: Region = "face"  # all that may change (`face/region_masks.py`); of an expression, by the names of its axes
     prompt: str = ""  # text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters
 
     def __post_init__(self) -> None:
@@ -188,6 +188,7 @@ class FaceEdit(Generic[Target]):
     face: str | int = "largest"  # see `analyzer.choose_faces`
     edit: EditSpec = EditSpec()
     targets: Mapping[Trait, Target] = field(default_factory=dict)  # trait -> picture, face or name to copy from
+    mask: Any = None  # a picture of the whole one's proportions, or its name: what may change is white; None: all
 
 
 def record_of(edits: Sequence[FaceEdit[Any]]) -> dict[str, Any]:

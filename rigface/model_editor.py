@@ -6,6 +6,7 @@ Path: RigFacePipeline -> `check_head` -> `ModelEditor` -> Editor, evaluation.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,18 @@ class ModelEditor:
     """A pipeline as `EditModel`; caches the reference tokens of the last picture.
 
     `sampling` are options of `RigFacePipeline.begin` for every picture; BadEdit if this model's process cannot do them.
+    With a folder of a `clip` model prompts guide the sampling (`model/clip_guidance.py`), also of models without text.
     """
 
-    def __init__(self, pipe: RigFacePipeline, **sampling: Any) -> None:
+    def __init__(
+        self, pipe: RigFacePipeline, *, clip: str | Path | None = None, clip_scale: float = 1.0, **sampling: Any
+    ) -> None:
+        from rigface.model.clip_guidance import ClipGuidance
         from rigface.model.sampling import make_scheduler
 
-        self.pipe, self.has_text_encoder, self._sampling = pipe, pipe.has_text_encoder, sampling
+        self.pipe, self._sampling, self._clip_scale = pipe, sampling, clip_scale
+        self._clip = None if clip is None else ClipGuidance.load(clip, pipe.device)
+        self.has_text_encoder = pipe.has_text_encoder or clip is not None  # so that it takes a prompt
         process = pipe.config.process
         make_scheduler(
             process,
@@ -48,7 +55,14 @@ class ModelEditor:
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:
             last = self._last = (name, self.pipe.encode_reference(conditions.reference, conditions.identity))
-        return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, reference_tokens=last[1], **self._sampling)
+        options = {"prompt": (prompt or None) if self.pipe.has_text_encoder else None, **self._sampling}
+        if self._clip is not None and prompt:
+            from rigface.model.latents import decode  # imports diffusers
+
+            options["guide"] = self._clip.towards(
+                prompt, conditions.render, partial(decode, self.pipe.vae), self._clip_scale
+            )
+        return self.pipe.edit(conditions, seed=seed, reference_tokens=last[1], **options)
 
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:

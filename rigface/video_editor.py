@@ -63,6 +63,7 @@ class FrameFace(NamedTuple):
     wanted: FaceParams  # coefficients that the edit asks for
     edit: EditSpec
     donor: Face | None  # whose identity the edit takes
+    mask: np.ndarray | None  # that bounds it, see `FaceEdit`
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,7 @@ def edited(
             for t, face in seen:
                 k = track.choices[t]
                 wanted = editor.edited_params(face.params, edits[k].edit, fixed[k])
-                faces.append(FrameFace(t, face, wanted, edits[k].edit, fixed[k].get("identity")))
+                faces.append(FrameFace(t, face, wanted, edits[k].edit, fixed[k].get("identity"), edits[k].mask))
             yield _Plan(frame, frame.image, faces, backs)
 
     yield from _edit_frames(editor, plans(), options)
@@ -210,7 +211,7 @@ def animated(
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people: dict[Trait, Face | FaceParams] = {**targets, **{trait: moved for trait in taken}}
                 wanted = editor.edited_params(source.params, spec, people)
-                faces.append(FrameFace(k, source, wanted, spec, targets.get("identity")))
+                faces.append(FrameFace(k, source, wanted, spec, targets.get("identity"), None))
             yield _Plan(frame, image, faces, [None] * len(faces))
 
     yield from _edit_frames(editor, plans(), options)
@@ -233,9 +234,9 @@ def _edit_frames(editor: Editor, plans: Iterator[_Plan], options: VideoOptions) 
 
     def edit(plan: _Plan) -> EditedFrame:
         image = plan.image
-        for (_, face, wanted, spec, donor), back in zip(plan.faces, plan.backs):
+        for (_, face, wanted, spec, donor, mask), back in zip(plan.faces, plan.backs):
             if not spec.is_nothing:
-                image, _ = editor.apply(image, face, wanted, options.seed, spec.prompt, back, donor)
+                image, _ = editor.apply(image, face, wanted, options.seed, spec, back, donor, mask)
         return EditedFrame(plan.frame.index, plan.frame.time_s, image, plan.faces)
 
     pending: deque[Future[EditedFrame]] = deque()
@@ -322,9 +323,9 @@ class Samples:
         if shown.image is None or not shown.faces or shown.index % every != every // 2:
             return
         achieved = self.editor.measure(shown.image, [seen.face for seen in shown.faces])
-        for (track, face, wanted, edit, _), now in zip(shown.faces, achieved):
-            self.kept.setdefault(track, []).append((face.params, wanted, now))
-            self.edits[track] = edit
+        for seen, now in zip(shown.faces, achieved):
+            self.kept.setdefault(seen.track, []).append((seen.face.params, seen.wanted, now))
+            self.edits[seen.track] = seen.edit
 
 
 def reduced(image: np.ndarray, max_side: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def edit_record(edits: Sequence[FaceEdit[str]]) -> dict[str, Any]:
     """Edits for manifests and the audit log: `edit` and `from`, or of several faces the list `faces`."""
     record = record_of(edits)
     for one, row in zip(edits, record.get("faces", [record])):
-        row["from"] = dict(one.targets)
+        row["from"] = dict(one.targets) | ({"mask": one.mask} if one.mask else {})
     return record
 
 
@@ -47,18 +47,26 @@ class JobSubmission:
     picture: str = ""  # hash; empty if the kind of job has none
     clip: str = ""  # likewise
     traits: dict[str, str] = field(default_factory=dict)
-    """Trait -> hash of the picture it is copied from; of several faces `<n>.<trait>`, from 0."""
+    """Trait, or `mask`, -> hash of its picture; of several faces `<n>.<trait>`, from 0."""
+
+
+def stored_pictures(edits: Sequence[FaceEdit[str]]) -> dict[str, str]:
+    """The `traits` of a submission with several faces."""
+    return {
+        f"{n}.{name}": picture
+        for n, one in enumerate(edits)
+        for name, picture in edit_record([one])["from"].items()
+    }  # fmt: skip
 
 
 def video_edits(asked: VideoJob, traits: Mapping[str, str]) -> list[FaceEdit[str]]:
     """The edits of a video by its request and the `traits` of its submission."""
-    if not asked.faces:
-        return [FaceEdit(asked.face, asked.edit, traits)]  # type: ignore[arg-type]
-    own: list[dict[Any, str]] = [{} for _ in asked.faces]
-    for key, name in traits.items():
+    own: list[dict[Any, str]] = [{} for _ in asked.faces] or [dict(traits)]
+    for key, name in traits.items() if asked.faces else ():
         number, trait = key.split(".")
         own[int(number)][trait] = name
-    return [FaceEdit(one.face, one.edit, names) for one, names in zip(asked.faces, own)]
+    masks = [pictures.pop("mask", None) for pictures in own]
+    return [FaceEdit(one.face, one.edit, *more) for one, *more in zip(asked.faces or [asked], own, masks)]
 
 
 @dataclass(frozen=True)

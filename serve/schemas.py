@@ -103,6 +103,9 @@ class Targets(Strict):
     )
 
 
+MASK = Field(None, description="bounds the edit to its white parts, at any size; multipart: `mask`")
+
+
 class FaceRequest(Targets):
     """The edit of one face of several; its pictures precede those of the request."""
 
@@ -110,6 +113,7 @@ class FaceRequest(Targets):
 
     face: FaceChoice = Field("largest", description="`all`: every face that has no edit of its own")
     edit: Edit = Field(default_factory=EditSpec)
+    mask: PictureRef | None = MASK
 
 
 class FaceEdits(Targets):
@@ -117,6 +121,7 @@ class FaceEdits(Targets):
 
     face: FaceChoice = "largest"
     edit: Edit = Field(default_factory=EditSpec)
+    mask: PictureRef | None = MASK
     faces: list[FaceRequest] = Field(
         [], max_length=MAX_FACE_EDITS, description="several faces, each with its own edit, instead of `face` and `edit`"
     )
@@ -223,7 +228,7 @@ Request = TypeVar("Request", bound=BaseModel)
 
 def without_files(asked: Request) -> Request:
     """A request without its pictures and videos."""
-    empty: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
+    empty: dict[str, Any] = {"picture": None, "clip": None, "mask": None, "target": None, "targets": {}}
     bare = {name: value for name, value in empty.items() if name in type(asked).model_fields}
     if faces := getattr(asked, "faces", []):
         bare["faces"] = [without_files(one) for one in faces]

@@ -17,6 +17,8 @@ SAMPLING = {  # flags of `Engine` -> options of `RigFacePipeline`
     "guidance_identity": "identity_scale",
     "guidance_attributes": "attribute_scale",
     "guidance_text": "text_scale",
+    "clip": "clip",
+    "clip_scale": "clip_scale",
 }
 PRECISE = {"scheduler": "unipc", "steps": 50}  # the sampling of the released RigFace code
 
@@ -46,6 +48,10 @@ class Engine:
     """Guidance scale of the person's identity, for weights trained with dropout: 1 is off, 0 ignores the identity."""
     guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of pose, expression and light.
     guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of --prompt.
+    clip: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder of a CLIP model (both halves, in transformers' layout), by which --prompt guides the sampling, also of
+    models that read no text."""
+    clip_scale: Annotated[float, arg(metavar="SCALE")] = 1.0  # Strength of that guidance.
     precise: bool = False
     """Sample as the released RigFace code does: UniPC, 50 steps, float32. Default: the few steps of the checkpoint, in
     bfloat16 on devices that multiply in it."""
@@ -60,6 +66,7 @@ class Engine:
         in_range(self, SEED, "seed")
         in_range(self, "[1, 1000]", "steps")
         in_range(self, "[0, 100]", "guidance_identity", "guidance_attributes", "guidance_text")
+        in_range(self, "[0, 100]", "clip_scale")
 
     def sampling(self) -> dict[str, Any]:
         """The options of `RigFacePipeline` that differ from their defaults."""

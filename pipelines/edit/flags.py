@@ -60,9 +60,10 @@ class EditFlags:
     brows_down: Amount = None
     expression: Annotated[tuple[str, ...], _optional("NAME=VALUE...")] = ()
     """Any axis by its name: `--expression jawOpen=0.4 mouthSmileLeft=1`. `rigface sliders` lists them."""
-    region: Region = "face"
-    """Region in which the expression changes: the whole face, the eyes with brows and cheeks, or the mouth
-    with the jaw."""
+    region: Annotated[str, arg(metavar="face|eyes|mouth|hair|FILE")] = "face"
+    """Region that may change, with a soft edge: eyes with the brows, mouth with chin and jaw, hair, or the white parts
+    of an image, such as mask.png, which has the proportions of the whole picture. An expression changes by the axes of
+    that region alone."""
 
     light_azimuth: Degrees = None
     """Add a lamp: its azimuth in degrees, 0 behind the camera, positive on the viewer's right."""
@@ -85,7 +86,7 @@ class EditFlags:
     light_from: File = None  # Copy the light from this image or row.
 
     prompt: Annotated[str, _optional("WORDS")] = ""
-    """Text prompt, for checkpoints that have a text encoder and were trained with captions."""
+    """Text prompt, for checkpoints that have a text encoder and were trained with captions, or with --clip for any."""
 
     strength: Annotated[float, arg(metavar="0..1.5")] = 1.0
     """Strength of the edit: 0 is the source, 1 the edit, up to 1.5 exaggerates."""
@@ -128,13 +129,24 @@ def parse_edits(face: str, flags: EditFlags, faces: Sequence[FaceFlags] = ()) ->
         faces: the flags of each face of several.
     """
     if faces:
-        changed = [{f.name: v for f in fields(one.flags) if (v := getattr(one.flags, f.name)) != f.default}
-                   for one in faces]  # fmt: skip
-        return [FaceEdit(one.face, *parse_flags(replace(flags, **own))) for one, own in zip(faces, changed)]
-    read = _from_file(flags.edit)
+        own = [
+            replace(flags, **{f.name: v for f in fields(flags) if (v := getattr(one.flags, f.name)) != f.default})
+            for one in faces
+        ]
+        return [FaceEdit(one.face, *parse_flags(of), _mask(of.region)) for one, of in zip(faces, own)]
+    read, mask = _from_file(flags.edit), _mask(flags.region)
     if len(read) == 1:
-        return [FaceEdit(face, *parse_flags(flags))]
-    return [FaceEdit(one.face, *parse_flags(flags, one.edit)) for one in read]
+        return [FaceEdit(face, *parse_flags(flags), mask)]
+    return [FaceEdit(one.face, *parse_flags(flags, one.edit), mask) for one in read]
+
+
+def _mask(region: str) -> Path | None:
+    """The file of a region that is no name; PlanError if there is none."""
+    if region in get_args(Region):
+        return None
+    if not Path(region).is_file():
+        raise PlanError(f"--region: want {', '.join(get_args(Region))} or an image, got {region!r}")
+    return Path(region)
 
 
 def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpec, dict[Trait, Path]]:
@@ -168,7 +180,7 @@ def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpe
         if (value := getattr(flags, name)) is not None:
             changes[f"{name}_deg"] = value
     for name in ("relative", "strength", "region", "prompt"):
-        if (value := getattr(flags, name)) != getattr(EditFlags, name):
+        if (value := getattr(flags, name)) != getattr(EditFlags, name) and not (name == "region" and _mask(value)):
             changes[name] = value
     changes["expression"] = {**spec.expression, **dict(_expressions(flags))}
     light = _light(flags, spec.light)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -23,7 +24,7 @@ from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
 from rigface.editor import Editor, profile_of, usual_checkpoint
-from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Trait
+from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Region, Trait
 from rigface.errors import PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of, axis_names
@@ -53,6 +54,8 @@ def edit(config: EditConfig) -> EditReport:
 def animate(config: AnimateConfig) -> EditReport:
     """Animate an image by a video; raises as `edit`."""
     flags = config.flags
+    if flags.region not in get_args(Region):
+        raise PlanError(f"--region: of an animation it is one of {', '.join(get_args(Region))}")
     if flags.target is not None:
         raise PlanError("--target: the video is the target; use --pose-from, --expression-from or --light-from")
     spec, paths = parse_flags(replace(flags, take=""))  # the traits of --take come from the video
@@ -83,7 +86,11 @@ def _prepare(
     for one in asked:
         check_spec(one.edit, editor)
     faces = load_targets([path for one in asked for path in one.targets.values()], editor)
-    return editor, [replace(one, targets={t: faces[path] for t, path in one.targets.items()}) for one in asked]  # type: ignore[misc]
+    masks = {one.mask: None if one.mask is None else read_image(one.mask) for one in asked}
+    return editor, [
+        FaceEdit(one.face, one.edit, {t: faces[path] for t, path in one.targets.items()}, masks[one.mask])
+        for one in asked
+    ]
 
 
 def _edit_image(

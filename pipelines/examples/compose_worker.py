@@ -14,6 +14,7 @@ import torch
 from pipelines.examples import pair_sampling
 from pipelines.examples.compose_example import ComposedExample, compose, invent_light, invent_pose, stage
 from pipelines.examples.config import PairSettings
+from pipelines.examples.described import caption_of
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.layout import parquet_bytes, part_path
 from pipelines.examples.pair_plan import PlannedExample, StagingBank, parts_behind
@@ -71,6 +72,13 @@ class ComposeUnit:
             params = invent_pose(params, self._bank.expressions, random)
         return face if params is face.params else stage(face, params, self._composer)
 
+    def _described(self, planned: PlannedExample, composed: ComposedExample) -> str | None:
+        """A caption by the numbers of the target, if the settings ask for one."""
+        if not self._settings.describe:
+            return None
+        random = np.random.default_rng([int(planned.example[:12], 16), 1])
+        return caption_of(composed.wanted, self.spec.head, random, planned.mirrored)
+
     def _row(self, planned: PlannedExample, source: Face, target: Face, composed: ComposedExample) -> dict[str, Any]:
         conditions = composed.composed.conditions
         pictures = {
@@ -109,7 +117,7 @@ class ComposeUnit:
             "roll_deg": wanted[2],
             "mask": mask,
             "expression_code": code.astype(np.float32),
-            "caption": planned.caption,
+            "caption": planned.caption or self._described(planned, composed),
             **({} if conditions.identity is None else {IDENTITY: conditions.identity.tolist()}),
         }
 

@@ -48,6 +48,9 @@ class PairSettings:
     """Captions of the pictures: a .csv or .parquet with the columns uri, caption and, for captions of one frame,
     frame_index. A model with a text encoder learns from them. Left and right are wrong in a mirrored picture: then set
     --mirrored-fraction 0."""
+    describe: bool = False
+    """Give examples without a caption one made of their numbers, such as "a person turned 15 degrees to their left,
+    smiling, lit from the upper right"; in mirrored ones left and right are exchanged."""
     jpeg_quality: int = 0  # Of the stored JPEGs; 0: PNG.
     unit_size: int = 64  # Examples per unit of work.
     seed: int = 0

@@ -162,7 +162,7 @@ def plan_pairs(faces: Faces, settings: PairSettings, say: Callable[[str], None])
         relit=sum(p.relit for p in examples),
         posed=sum(p.posed for p in examples),
         mirrored=sum(p.mirrored for p in examples),
-        captions=sum(p.caption is not None for p in examples),
+        captions=sum(settings.describe or p.caption is not None for p in examples),
         people={split: len({p.identity for p in examples if p.split == split}) for split in splits},
         examples={split: sum(p.split == split for p in examples) for split in splits},
         refused=dict(refused),

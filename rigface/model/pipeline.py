@@ -202,6 +202,7 @@ class RigFacePipeline:
         attribute_scale: float = 1.0,
         text_scale: float = 1.0,
         strength: float = 1.0,
+        guide: Callable[[Tensor], Tensor] | None = None,
     ) -> SamplingState:
         """Prepare an edit up to its first step; arguments as for a call."""
         if (source is None) == (reference_tokens is None):
@@ -242,6 +243,7 @@ class RigFacePipeline:
             strength=strength,
             generators=generators,
         )
+        state.guide = guide
         if self.config.detail:
             state.detail = lost_detail(self.vae, _rows(pictures[1].to(self.device), batch), render_rows)
         return state
@@ -286,6 +288,7 @@ class RigFacePipeline:
             generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them
             together. identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
             strength: below 1 begins from the render, partly noised.
+            guide: see `SamplingState.guide` and `clip_guidance.py`.
             on_step: called after each step; an exception ends the edit.
             output: "pil", "np", "pt" or "latent".
 

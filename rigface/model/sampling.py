@@ -16,7 +16,7 @@ network evaluation, if every scale is 1. A scale below 1 weakens its condition; 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,7 @@ class SamplingState:
             self.drop = self.drop.flatten(0, 1)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
         self.failed: Exception | None = None  # error of its own scheduler, in a batch that went on
+        self.guide: Callable[[Tensor], Tensor] | None = None  # clean estimate (B, 4, h, w) -> what a step adds to it
 
     @property
     def steps(self) -> int:
@@ -216,6 +217,8 @@ class SamplingState:
             guided = velocity(self.process, asked, guided, t.expand(self._batch))
         self.latents = self._scheduler.step(guided, t, self.latents, return_dict=False, **self._stochastic)[0]
         self.index += 1
+        if self.guide is not None and not self.done:
+            self.latents = self.latents + self.guide(self.preview())
 
     def preview(self) -> Tensor:
         """(B, 4, h, w) clean latents as estimated by the last step; ValueError before the first step."""

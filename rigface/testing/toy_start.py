@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
@@ -35,6 +35,22 @@ def write_text(folder: Path, length: int = 24, width: int = 24) -> TextEncoder:
         encoder = TextEncoder(CLIPTextModel(config), tokenizer)
     encoder.save(folder)
     return encoder
+
+
+def write_clip(folder: Path) -> None:
+    """Write a whole CLIP model, with the words of `write_text`, in transformers' layout."""
+    with tempfile.TemporaryDirectory() as place:
+        text = write_text(Path(place), length=24)
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=text.model.config.to_dict(),
+        vision_config={**vision, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    text.tokenizer.save_pretrained(folder)
 
 
 def write(folder: Path) -> None:

@@ -14,7 +14,7 @@ from serve.problems import KNOWN
 from serve.schemas import AnimationJob, BatchJob, EditRequest, PictureRequest, PreviewRequest, ProblemDocument, VideoJob
 
 REF = "#/components/schemas/{model}"
-TARGET_OF_FACE = rf"faces\.[0-9]{{1,2}}\.target(\.({'|'.join(get_args(Trait))}))?"
+PART_OF_FACE = rf"faces\.[0-9]{{1,2}}\.(mask|target(\.({'|'.join(get_args(Trait))}))?)"
 FILE = {"type": "string", "format": "binary"}
 BODIES = (PictureRequest, PreviewRequest, EditRequest, BatchJob, VideoJob, AnimationJob)
 COMMON = ("unauthorized", "forbidden", "rate-limited", "busy", "internal", "bad-request", "timeout",
@@ -57,7 +57,7 @@ def body(*kinds: type[BaseModel]) -> dict[str, Any]:
     schemas = [{"$ref": REF.format(model=kind.__name__)} for kind in kinds]
     fields = set().union(*(kind.model_fields for kind in kinds))
     targets = ["target", *(f"target.{trait}" for trait in get_args(Trait))] if "targets" in fields else []
-    files = [name for name in ("picture", "clip") if name in fields] + targets
+    files = [name for name in ("picture", "clip", "mask") if name in fields] + targets
     about = "the fields that are not files, as JSON"
     request = {"type": "string", "contentMediaType": "application/json", "description": about}
     multipart = {
@@ -65,7 +65,7 @@ def body(*kinds: type[BaseModel]) -> dict[str, Any]:
         "required": ["request"] if "clip" in fields else ["picture"], "additionalProperties": False,
     }  # fmt: skip
     if "faces" in fields:
-        multipart["patternProperties"] = {f"^{TARGET_OF_FACE}$": FILE}
+        multipart["patternProperties"] = {f"^{PART_OF_FACE}$": FILE}
     mapping = {get_args(kind.model_fields["kind"].annotation)[0]: ref["$ref"] for kind, ref in zip(kinds, schemas)
                if "kind" in kind.model_fields}  # fmt: skip
     union = {"oneOf": schemas, "discriminator": {"propertyName": "kind", "mapping": mapping}}

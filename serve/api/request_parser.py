@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from rigface.edits import FaceEdit, Trait
 from serve.content_cache import LruCache, picture_id
 from serve.limits import MAX_JSON_VALUES, MAX_PART_FILES, Limits
-from serve.messages import EditInput, JobSubmission
+from serve.messages import EditInput, JobSubmission, stored_pictures
 from serve.problems import ApiError
 from serve.schemas import (
     BatchJob,
@@ -44,10 +44,10 @@ from serve.security.url_allowlist import UrlAllowlist
 
 Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)
-TARGET_PARTS = rf"(faces\.(?P<face>\d{{1,2}})\.)?target(\.({'|'.join(TRAITS)}))?"
+TARGET_PARTS = rf"(faces\.\d{{1,2}}\.)?(mask|target(\.({'|'.join(TRAITS)}))?)"
 PICTURE_PART, EDIT_PARTS = re.compile("picture"), re.compile(f"picture|{TARGET_PARTS}")
 JOB_PARTS = re.compile(f"picture|clip|{TARGET_PARTS}")
-PARTS_OF = {PICTURE_PART: "picture", EDIT_PARTS: "picture, target, target.<trait> or faces.<n>.target.<trait>"}
+PARTS_OF = {PICTURE_PART: "picture", EDIT_PARTS: "picture, mask, target, target.<trait> or faces.<n>.target.<trait>"}
 PARTS_OF[JOB_PARTS] = f"clip, {PARTS_OF[EDIT_PARTS]}"
 JOB: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 FETCH_S, CLIP_S = 10.0, 60.0  # until a file has come from an object store
@@ -72,7 +72,7 @@ class RequestParser:
         edit_input = EditInput(name, (FaceEdit(asked.face),), {name: data})
         if isinstance(asked, PreviewRequest):
             edits = _face_edits(asked, files)
-            used = {name}.union(*(one.targets.values() for one in edits))
+            used = {name, *(one.mask for one in edits)}.union(*(one.targets.values() for one in edits))
             pictures = {key: data for key, data in files.values() if key in used}
             edit_input = EditInput(name, edits, dict(pictures), asked.max_side)
         return asked, edit_input
@@ -89,12 +89,15 @@ class RequestParser:
         if isinstance(asked, VideoJob) and asked.faces:
             faces = _face_edits(asked, files)
             change = {"faces": [FaceRequest(face=one.face, edit=one.edit) for one in faces]}  # type: ignore[arg-type]
-            traits = {f"{n}.{trait}": name for n, one in enumerate(faces) for trait, name in one.targets.items()}
+            traits = stored_pictures(faces)
         else:
             edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
             own = _own_traits(files)
             where = "edits.take" if len(edits) > 1 else "edit.take"
-            traits = dict(_traits(files, own.union(*(edit.take for edit in edits)), where))
+            traits = dict[str, str](_traits(files, own.union(*(edit.take for edit in edits)), where))
+            if "mask" in files and not isinstance(asked, VideoJob):
+                raise ApiError("bad-request", f"mask: a job of kind {asked.kind} takes no mask")
+            traits |= {"mask": files["mask"][0]} if "mask" in files else {}
             edits = [replace(edit, take=edit.take | own) for edit in edits]
             change = {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
         picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
@@ -123,7 +126,7 @@ class RequestParser:
         refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip")}
         for start, one in [("", asked), *((f"faces.{n}.", one) for n, one in enumerate(getattr(asked, "faces", ())))]:
             refs |= {f"{start}target.{trait}": ref for trait, ref in getattr(one, "targets", {}).items()}
-            refs[f"{start}target"] = getattr(one, "target", None)
+            refs |= {f"{start}{name}": getattr(one, name, None) for name in ("target", "mask")}
         files: Files = {name: (await asyncio.to_thread(picture_id, data), data) for name, data in parts.items()}
         for name, ref in refs.items():
             if name in parts and ref is not None:
@@ -164,7 +167,8 @@ def _face_edits(asked: FaceEdits, files: Files) -> tuple[FaceEdit[str], ...]:
         own = {name.removeprefix(start): file for name, file in files.items() if name.startswith(start)}
         edit = replace(one.edit, take=one.edit.take | _own_traits(shared | own))
         where = f"{start * bool(asked.faces)}edit.take"
-        out.append(FaceEdit(one.face, edit, _traits(shared | own, edit.take, where)))
+        mask = (shared | own).get("mask", (None,))[0]
+        out.append(FaceEdit(one.face, edit, _traits(shared | own, edit.take, where), mask))
     return tuple([one for one in out if not one.edit.is_nothing] or out[:1])
 
 

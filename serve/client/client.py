@@ -49,7 +49,7 @@ with extra("client"):
 RETRIED = (429, 502, 503)
 PROBLEM = "application/problem+json"
 ENDED = ("done", "failed", "cancelled")
-FILES = ("picture", "clip", "target", "targets")
+FILES = ("picture", "clip", "target", "mask", "targets")
 Picture = bytes | str
 """Bytes of a picture, the hash ("sha256:...") of one sent before, or a pre-signed address that is allowed."""
 Clip = bytes | str
@@ -119,9 +119,9 @@ class Client:
         return self._send("/v1/preview", {"picture": picture, "edit": edit, **options}).content
 
     def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
-        """Edit a picture, or raise Refused. Options: `target`, `targets` (pictures), `model`, `seed`, `steps` ...
+        """Edit a picture, or raise Refused. Options: `target`, `targets`, `mask` (pictures), `model`, `seed` ...
 
-        Several faces: an empty edit, and `faces`, a list of dicts with `face`, `edit`, `target`, `targets`.
+        Several faces: an empty edit, and `faces`, a list of dicts with `face`, `edit`, `target`, `targets`, `mask`.
         """
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return _result(self._send("/v1/edits", {"picture": picture, "edit": edit, **options}, headers).content)
@@ -232,13 +232,13 @@ class Client:
     def _form(self, fields: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
         """A form: bytes as parts, the rest as JSON; `whole`: pictures that were sent before as parts too."""
         rest, parts = {name: value for name, value in fields.items() if name not in FILES}, {}
-        files = {name: fields[name] for name in FILES[:3] if name in fields}
+        files = {name: fields[name] for name in FILES[:-1] if name in fields}
         files |= {f"target.{trait}": picture for trait, picture in fields.get("targets", {}).items()}
         if faces := fields.get("faces", []):
             rest["faces"] = [{name: value for name, value in one.items() if name not in FILES} for one in faces]
         for n, one in enumerate(faces):
             own = {f"target.{trait}": picture for trait, picture in one.get("targets", {}).items()}
-            own |= {"target": one["target"]} if "target" in one else {}
+            own |= {name: one[name] for name in ("target", "mask") if name in one}
             files |= {f"faces.{n}.{name}": picture for name, picture in own.items()}
         for name, file in files.items():
             data = self._sent.get(file) if whole and isinstance(file, str) else file

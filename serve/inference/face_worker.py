@@ -27,6 +27,7 @@ from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
+from rigface.face.region_masks import bounded
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import encode_png, sniff
 from rigface.model.checkpoint_folder import refiner_folder
@@ -61,6 +62,7 @@ class _PreparedFace(NamedTuple):
     wanted: FaceParams  # the parameters that the edit gives it
     edit: EditSpec
     donor: Face | None  # whose identity the edit takes
+    mask: np.ndarray | None  # (H, W, 3) uint8 that bounds it, see `FaceEdit`
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +70,13 @@ class _Layout:
     """Edits prepared for a model: each edited face and its composed conditions."""
 
     analysis: FaceAnalysis
-    image: np.ndarray  # (H, W, 3) uint8, the picture; of a swap with the donor's face drawn
     edits: list[_PreparedFace]
     composed: list[ComposedFace]
 
     @property
     def size(self) -> int:
         """Bytes, with those of the analysis, which may be in no other cache any more."""
-        return self.analysis.size + self.image.nbytes + sum(c.mask.nbytes + 4 * c.image.nbytes for c in self.composed)
+        return self.analysis.size + sum(c.mask.nbytes + 4 * c.image.nbytes for c in self.composed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +224,9 @@ class FaceWorker(FaceService):
         for face, k in chosen_faces(faces, edits):
             targets = {trait: people[name] for trait, name in edits[k].targets.items()}
             wanted = editor.edited_params(face.params, edits[k].edit, targets)
-            prepared.append(_PreparedFace(face, wanted, edits[k].edit, targets.get("identity")))
+            name = edits[k].mask
+            mask = None if name is None else self._faces.analyze(edit_input, name, profile).image
+            prepared.append(_PreparedFace(face, wanted, edits[k].edit, targets.get("identity"), mask))
         return prepared
 
     def _warped(
@@ -231,9 +234,9 @@ class FaceWorker(FaceService):
     ) -> tuple[np.ndarray, list[_PreparedFace]]:
         """The edits without a model, at the size of the analysis."""
         image, edits = analysis.image, self._prepared(edit_input, analysis.faces)
-        for face, wanted, edit, donor in edits:
+        for face, wanted, edit, donor, mask in edits:
             if not edit.is_nothing:
-                image, _ = editor.apply(image, face, wanted, donor=donor)
+                image, _ = editor.apply(image, face, wanted, edit=edit, donor=donor, mask=mask)
         return image, edits
 
     def _preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
@@ -270,13 +273,9 @@ class FaceWorker(FaceService):
             profile, composer = input_spec.profile, self._composer(input_spec)
             analysis = self._faces.analyze(edit_input, edit_input.picture, profile)
             edits = self._prepared(edit_input, analysis.faces, profile)
-            image, editor = analysis.image, self._editors_of(profile).editor
-            for n, one in enumerate(edits):
-                if one.donor is not None:
-                    image, face = editor.swapped(image, one.face, one.donor)
-                    edits[n] = one._replace(face=face)
-            composed = [composer(one.face, one.wanted, donor=one.donor) for one in edits]
-            layout = _Layout(analysis, image, edits, composed)
+            begun = [self._begun(analysis.image, one, profile)[1] for one in edits]
+            composed = [composer(face, one.wanted, donor=one.donor) for face, one in zip(begun, edits)]
+            layout = _Layout(analysis, edits, composed)
             self._layouts.put(key, layout)
         return layout
 
@@ -284,12 +283,20 @@ class FaceWorker(FaceService):
         self, edit_input: EditInput, input_spec: ConditionSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         layout, profile = self._layout(edit_input, input_spec), input_spec.profile
-        image = layout.image
+        image = layout.analysis.image
         editor = Editor(self._analyzer_of(profile), composer=self._composer(input_spec))
         for one, composed, crop in zip(layout.edits, layout.composed, crops):
-            image, _ = editor.paste(image, one.face, one.wanted, composed, crop)
+            begun, face = self._begun(image, one, profile)
+            painted, _ = editor.paste(begun, face, one.wanted, composed, crop)
+            image = bounded(image, painted, one.face, one.wanted, one.edit, one.mask)
         edit_input = self._with_origins(edit_input, layout.analysis, profile)
         return self._finished(edit_input, image, layout.edits, output_options, profile)
+
+    def _begun(self, image: np.ndarray, one: _PreparedFace, profile: FaceProfile) -> tuple[np.ndarray, Face]:
+        """The image and the face that a model begins with: of a swap, with the donor's face."""
+        if one.donor is None:
+            return image, one.face
+        return self._editors_of(profile).editor.swapped(image, one.face, one.donor)
 
     def _composer(self, input_spec: ConditionSpec) -> Composer:
         if input_spec not in self._composers:
@@ -337,11 +344,12 @@ class FaceWorker(FaceService):
 
 
 def _asked(edits: list[_PreparedFace], head: HeadSpec) -> list[dict[str, float]]:
-    return [numbers(wanted, edit, head, face.params) for face, wanted, edit, _ in edits]
+    return [numbers(one.wanted, one.edit, head, one.face.params) for one in edits]
 
 
 def _warnings(edits: list[_PreparedFace], head: HeadSpec, image: np.ndarray) -> list[list[EditWarning]]:
-    return [edit_warnings(face, wanted, edit, head, image.shape[:2], donor) for face, wanted, edit, donor in edits]
+    size = image.shape[:2]
+    return [edit_warnings(one.face, one.wanted, one.edit, head, size, one.donor) for one in edits]
 
 
 def _without_images(edit_input: EditInput) -> EditInput:

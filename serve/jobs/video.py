@@ -180,8 +180,11 @@ class _VideoRun:
         if isinstance(asked, VideoJob):
             edits, size = video_edits(asked, job.traits), (info.width, info.height)
             faces = self._targets(editor, edits)
-            named = [replace(one, targets={t: faces[t, name] for t, name in one.targets.items()}) for one in edits]
-            frames = edited(editor, video, named, options, monitor)  # type: ignore[arg-type]
+            named = [
+                FaceEdit(one.face, one.edit, {t: faces[t, name] for t, name in one.targets.items()}, self._mask(one))
+                for one in edits
+            ]
+            frames = edited(editor, video, named, options, monitor)
         else:
             one, size, frames = self._animated(editor, video, asked, options)
             edits = [one]
@@ -213,8 +216,14 @@ class _VideoRun:
         files, asked = self.store.files(self.job), {pair for one in edits for pair in one.targets.items()}
         return {(trait, name): self._target(editor, files[name], trait) for trait, name in asked}
 
+    def _mask(self, one: FaceEdit[str]) -> np.ndarray | None:
+        return None if one.mask is None else self._picture(self.store.files(self.job)[one.mask])
+
+    def _picture(self, data: bytes) -> np.ndarray:
+        return self.runner.decoders.picture(data, MAX_PIXELS)
+
     def _target(self, editor: Editor, data: bytes, trait: str) -> Face:
-        image = self.runner.decoders.picture(data, MAX_PIXELS)
+        image = self._picture(data)
         faces = choose_faces(editor.analyzer(image), "largest")
         if trait in TAKES_IDENTITY:
             self.runner.policy.check_faces(image, faces)
@@ -224,7 +233,7 @@ class _VideoRun:
         self, editor: Editor, video: VideoSource, asked: AnimationJob, options: VideoOptions
     ) -> tuple[FaceEdit[str], tuple[int, int], Iterator[EditedFrame]]:
         """The edit of an animation, the size of its frames, and the frames."""
-        image = self.runner.decoders.picture(self.store.files(self.job)[self.job.picture], MAX_PIXELS)
+        image = self._picture(self.store.files(self.job)[self.job.picture])
         image = reduced(image, asked.max_side)
         sources = choose_faces(editor.analyzer(image), asked.face)
         self.runner.policy.check_faces(image, sources)

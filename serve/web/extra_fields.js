@@ -21,7 +21,7 @@ export class ExtraFields {
     const strange = Object.keys(preset).filter((name) => ![...fields, "relative", "region"].includes(name));
     const { relative, region, expression = {}, light } = preset;
     if (relative === true) this.edit.relative = true; else if (![undefined, false].includes(relative)) strange.push("relative");
-    if (["eyes", "mouth"].includes(region)) this.edit.region = region; else if (![undefined, "face"].includes(region)) strange.push("region");
+    if (["eyes", "mouth", "hair"].includes(region)) this.edit.region = region; else if (![undefined, "face"].includes(region)) strange.push("region");
     for (const [name, value] of Object.entries(expression)) {
       if (!number(value)) strange.push(`expression.${name}`); else if (!this.known.has(name)) this.expression[name] = value;
     }
@@ -41,7 +41,7 @@ export class ExtraFields {
     const lines = [];
     const line = (text, of, name) => lines.push(element("span", {}, text, element("button", { type: "button", class: "plain", "aria-label": `Remove: ${text}`, onclick: () => { delete of[name]; this.draw(); this.dropped(); } }, "×")));
     if (this.edit.relative) line("Angles are relative to the pose", this.edit, "relative");
-    if (this.edit.region) line(`Expression in the ${this.edit.region} only`, this.edit, "region");
+    if (this.edit.region) line(`In the region ${this.edit.region} only`, this.edit, "region");
     if (this.light.sh) line("Light by spherical harmonics", this.light, "sh");
     if (this.light.relative === false) line("Light not scaled to the photo's", this.light, "relative");
     for (const [name, value] of Object.entries(this.expression)) line(`${name} ${value}`.replace("-", "−"), this.expression, name);

@@ -139,7 +139,7 @@ def _smile(source: FaceParams, edit: EditSpec, head: HeadSpec) -> float:
 
 def _inside(region: str, head: HeadSpec) -> np.ndarray:
     """(E,) bool: the axes of an expression that a region may change, by their names."""
-    if region == "face":
+    if region in ("face", "hair"):
         return np.ones(head.expression, bool)
     if not head.expression_names:
         raise BadEdit(f"region: the axes of the head {head.name!r} have no names that distinguish eyes and mouth")
@@ -148,7 +148,7 @@ def _inside(region: str, head: HeadSpec) -> np.ndarray:
 
 def _confined(source: FaceParams, wanted: FaceParams, region: str, inside: np.ndarray) -> FaceParams:
     """Limit a copied expression to the region. The jaw belongs to the mouth, a code without names to the whole face."""
-    if region == "face":
+    if region in ("face", "hair"):
         return wanted
     jaw = wanted.jaw_rotation if region == "mouth" else source.jaw_rotation
     expression = np.where(inside, wanted.expression, source.expression)

@@ -159,3 +159,11 @@ def test_flags_after_each_face_are_of_that_face(tmp_path):
 @pytest.mark.parametrize("words", ["in.png out.png --face 0 --yaw 10", "--face 0 --face 1 --help"])
 def test_words_with_one_face_or_help_are_left_whole(words):
     assert split_faces(words.split()) == (words.split(), ())
+
+
+def test_region_is_a_name_or_the_file_of_a_mask(picture):
+    (named,), (masked,) = (parse_edits("largest", flags("--yaw", "3", "--region", r)) for r in ("hair", picture))
+    assert (named.edit.region, named.mask) == ("hair", None)
+    assert (masked.edit, masked.mask) == (EditSpec(yaw_deg=3), Path(picture))
+    with pytest.raises(PlanError, match="--region: want face, eyes, mouth, hair or an image, got 'nose'"):
+        parse_edits("largest", flags("--yaw", "3", "--region", "nose"))

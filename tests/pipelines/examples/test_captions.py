@@ -89,6 +89,15 @@ def test_examples_have_the_caption_of_their_target(tmp_path):
     assert {r[CAPTION] for r in rows if r["target_uri"] == told} == {"a b"}
     assert {r[CAPTION] for r in rows if r["target_uri"] != told} == {None}
     assert 0 < report.captions < len(rows)
+    described = PairConfig(str(tmp_path / "faces"), str(tmp_path / "told"), replace(settings, describe=True))
+    assert pair(described, lambda words: None).captions == len(rows)
+    rows = [r for p in (tmp_path / "told" / "examples").rglob("*.parquet") for r in pq.read_table(p).to_pylist()]
+    assert {r[CAPTION] for r in rows if r["target_uri"] == told} == {"a b"}  # the user's own
+    assert all("lit from" in r[CAPTION] or "light" in r[CAPTION] for r in rows if r["target_uri"] != told)
+    for row in rows:
+        side = "left" if row["yaw_deg"] > 0 else "right"
+        if row["target_uri"] != told and abs(row["yaw_deg"]) > 6:
+            assert f"to their {side}" in row[CAPTION], row
 
 
 @pytest.fixture

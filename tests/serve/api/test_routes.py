@@ -95,6 +95,22 @@ def test_each_face_has_its_own_edit_and_targets(client, services, png, two_faces
     assert not np.array_equal(decode(base64.b64decode(answer.json()["image"])), decode(picture))
 
 
+@pytest.mark.parametrize("model", ["preview", "tiny"])
+def test_mask_bounds_an_edit_to_its_white_parts(client, services, png, model):
+    services.audit_log = (told := []).append
+    mask = np.zeros((96, 80), np.uint8)
+    mask[48:] = 255
+    white = encode_png(np.repeat(mask[..., None], 3, 2))
+    asked = {"edit": {"yaw_deg": 20}, "model": model, "steps": 1}
+    files = {"picture": ("a.png", png), "mask": ("m.png", white), "request": (None, json.dumps(asked))}
+    answer = client.post("/v1/edits", files=files, headers={"Accept": "image/png"})
+    assert answer.status_code == 200, answer.text
+    image, was = decode(answer.content), decode(png)
+    assert np.array_equal(image[:48], was[:48])
+    assert not np.array_equal(image[48:], was[48:])
+    assert told[0]["from"] == {"mask": picture_id(white)}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

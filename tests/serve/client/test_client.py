@@ -107,7 +107,7 @@ def test_client_runs_jobs_of_all_kinds(serve_jobs, png, tmp_path):
         done = faces.wait(batch.id, every_s=0.02, on_progress=states.append)
         assert [decode(r).shape for r in faces.results(done)] == [(96, 80, 3)] * 2
         assert all(t.state in ("queued", "running") for t in states)
-        one = {"face": 0, "edit": {"yaw_deg": 9}, "targets": {"light": png}}
+        one = {"face": 0, "edit": {"yaw_deg": 9}, "targets": {"light": png}, "mask": png}
         video = faces.wait(faces.edit_video(clip, {}, faces=[one], model="preview").id, every_s=0.02)
         assert {"yaw_deg", "light_azimuth_deg"} <= set(video.asked[0])
         seen = faces.edit(png, {}, faces=[{**one, "targets": {"light": name}, "target": png}], model="preview").asked
