@@ -102,6 +102,7 @@ def kill_a_worker(out: str, killed: list[int], ended: threading.Event) -> None:
                         return
 
 
+@pytest.mark.timeout(1200)
 def test_sharded_run_on_ray_keeps_the_loss_curve_through_a_kill_and_an_error_and_before_and_after_ray(
     config, alone, ray_cluster, bucket, tmp_path, monkeypatch
 ):
