@@ -70,6 +70,7 @@ def test_killed_conversion_is_refused_by_extract_and_continued(before, finished,
     assert faces_of(out).equals(faces_of(finished))
 
 
+@pytest.mark.slow
 def test_unit_that_was_not_done_is_left_to_extract(before, finished, zoo, silent, tmp_path):
     path = next(path for path in before.paths("faces", ".parquet") if not path.endswith("schema.parquet"))
     uri = before.table(path, ["uri"])["uri"][0].as_py()

@@ -126,6 +126,7 @@ def test_other_threshold_clusters_anew_and_stays(copy):
     assert identify(Store(str(copy)), threshold=0.8).people == 4
 
 
+@pytest.mark.slow
 def test_people_of_several_datasets_get_common_names(copy, others):
     before, faces = names(copy), mtimes(others, "faces")
     cyan = before["short.mp4", 0]
@@ -141,6 +142,7 @@ def test_people_of_several_datasets_get_common_names(copy, others):
     assert names(others) == after
 
 
+@pytest.mark.slow
 def test_killed_renaming_is_continued(copy, others, monkeypatch):
     monkeypatch.setattr(identities, "plain_parquet", lambda table: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -150,6 +152,7 @@ def test_killed_renaming_is_continued(copy, others, monkeypatch):
     assert names(copy)["short.mp4", 0] in names(others).values()
 
 
+@pytest.mark.slow
 def test_datasets_of_different_thresholds_are_not_joined(copy, others):
     identify(Store(str(others)), threshold=0.5)
     with pytest.raises(PlanError, match="thresholds"):

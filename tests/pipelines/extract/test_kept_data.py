@@ -189,6 +189,7 @@ def neighbours(dataset: FaceDataset, uri: str) -> list[str]:
     return [record.uri for record in dataset.records(unit.shard) if record.uri != uri]
 
 
+@pytest.mark.slow
 def test_changed_input_leaves_its_shard_and_its_neighbours_are_not_done_again(dataset, finished, zoo, silent, tmp_path):
     """Its new rows are in another shard; a reader finds the rows of one content."""
     folder = shutil.copytree(zoo, tmp_path / "zoo")
@@ -206,6 +207,7 @@ def test_changed_input_leaves_its_shard_and_its_neighbours_are_not_done_again(da
     assert extract(config, silent).done["units"] == 0
 
 
+@pytest.mark.slow
 def test_run_that_was_killed_while_it_removed_an_input_does_its_units_again(dataset, finished, zoo, silent):
     """Its rows and units are gone, its old plan is there, and so is the shard with its neighbours."""
     uri = str(zoo / "short.mp4")
@@ -217,6 +219,7 @@ def test_run_that_was_killed_while_it_removed_an_input_does_its_units_again(data
     assert faces_of(out).equals(faces_of(finished))
 
 
+@pytest.mark.slow
 def test_units_of_a_shard_that_was_not_done_are_bundled_anew_if_not_all_are_wanted(dataset, finished, zoo, silent):
     uri = str(zoo / "short.mp4")
     (unit,) = units(dataset, uri)

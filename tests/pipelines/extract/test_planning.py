@@ -57,6 +57,7 @@ def peak(tmp_path, silent, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_driver_of_many_films_holds_the_units_of_one_group(peak):
     at_most = planning.GROUP_UNITS
     few, many, larger_groups = peak(20, 50), peak(60, 50), peak(60, 500)

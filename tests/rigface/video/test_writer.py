@@ -77,6 +77,7 @@ def test_written_video_keeps_count_times_and_sound(tmp_path, codec, suffix):
     assert np.allclose([t for t, _ in sound_of(out)], [t for t, _ in sound_of(source)], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_real_clip_keeps_count_times_and_sound(tmp_path, fixtures):
     source = fixtures / "clip.mp4"
     out = copied(source, tmp_path / "out.mp4")

@@ -57,6 +57,7 @@ def test_d3dfr_codes_are_those_of_the_authors_steps(figures, weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["d3dfr", "deep3d"])
+@pytest.mark.slow
 def test_codes_do_not_depend_on_the_batch_or_a_smaller_copy(assets, figures, name):
     figure = figures("deep3d")
     coder = load_expression_coder(name, assets)

@@ -41,6 +41,7 @@ def losses(made, example, steps=10, rate=1e-2):
 
 
 @recipes
+@pytest.mark.slow
 def test_one_batch_is_learned_the_rest_stays_and_the_folder_predicts_the_same(built, example, tmp_path, name):
     made = built(name)
     one = example(made)
@@ -81,6 +82,7 @@ def test_prediction_depends_on_the_conditions_of_the_recipe_and_on_no_other(buil
 
 
 @recipes
+@pytest.mark.slow
 def test_stored_model_edits_pictures_and_dropped_people_change_the_result_where_they_are_read(built, tmp_path, name):
     checkpoint.save(tmp_path, built(name))
     pipe = RigFacePipeline.from_pretrained(tmp_path)
