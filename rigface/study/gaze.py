@@ -73,7 +73,7 @@ def angles_deg(directions: np.ndarray) -> np.ndarray:
     left, and down; (0, 0) is towards the camera, or straight ahead in the head's frame.
     """
     x, y, z = directions.T
-    return np.degrees(np.stack([np.arctan2(x, z), -np.arctan2(y, np.hypot(x, z))], axis=1))
+    return np.asarray(np.degrees(np.stack([np.arctan2(x, z), -np.arctan2(y, np.hypot(x, z))], axis=1)))
 
 
 def in_head(directions: np.ndarray, head_rotation: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def picture(params: FaceParams, yaw_deg: float, pitch_deg: float) -> np.ndarray:
         normal = np.concatenate([offset, np.sqrt(np.maximum(1 - square, 0))[:, None]], axis=1)
         colours = _eye_colours(normal, turn @ direction(yaw_deg, pitch_deg))
         image[rows[square < 1], columns[square < 1]] = colours[square < 1]
-    return np.rint(255 * linear_to_srgb(np.clip(image, 0, 1))).astype(np.uint8)
+    return np.asarray(np.rint(255 * linear_to_srgb(np.clip(image, 0, 1))), np.uint8)
 
 
 def eyeballs(shape: np.ndarray) -> np.ndarray:
