@@ -165,7 +165,7 @@ class Editor:
     def edit(
         self,
         image: np.ndarray,
-        edit: EditSpec | Sequence[FaceEdit[Target]],
+        edit: EditSpec | Sequence[FaceEdit[Any]],
         target: Target | Mapping[Trait, Target] | None = None,
         *,
         face: str | int = "largest",

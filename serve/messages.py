@@ -8,7 +8,7 @@ import numpy as np
 
 from rigface.edits import EditWarning, FaceEdit, record_of
 from rigface.types import Conditions
-from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
+from serve.schemas import AnimationJob, BatchJob, FaceRequest, Format, VideoJob
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def video_edits(asked: VideoJob, traits: Mapping[str, str]) -> list[FaceEdit[str
         number, trait = key.split(".")
         own[int(number)][trait] = name
     masks = [pictures.pop("mask", None) for pictures in own]
-    return [FaceEdit(one.face, one.edit, *more) for one, *more in zip(asked.faces or [asked], own, masks)]
+    ones: list[FaceRequest | VideoJob] = [*asked.faces] or [asked]
+    return [FaceEdit(one.face, one.edit, names, mask) for one, names, mask in zip(ones, own, masks)]
 
 
 @dataclass(frozen=True)

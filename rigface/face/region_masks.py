@@ -50,7 +50,7 @@ def region_mask(face: Face, wanted: FaceParams, region: Region) -> np.ndarray:
     if len(wanted.expression) == OpenHead.load().spec.expression:
         row, head = wanted.map(one_row), OpenHead.load().head(0)
         shown.append(to_crop_px(project(head.of(row), row.camera), CROP_PX)[0, :, :2].numpy())
-    out = np.zeros((CROP_PX, CROP_PX), np.uint8)
+    out: np.ndarray = np.zeros((CROP_PX, CROP_PX), np.uint8)
     if region == "hair":
         out[: int(np.clip(shown[0][CHIN, 1], 0, CROP_PX))] = 255
         out = np.minimum(out, face.mask)

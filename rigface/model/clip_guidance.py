@@ -65,7 +65,7 @@ class ClipGuidance:
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as e:
             raise MissingAsset(f"{folder} holds no whole CLIP model: {e}") from e
-        return ClipGuidance(model.to(device), tokenizer)
+        return ClipGuidance(model.to(torch.device(device)), tokenizer)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def towards(self, prompt: str, before: np.ndarray, decode: Decode, scale: float = 1.0) -> Guide:

@@ -88,13 +88,15 @@ class RequestParser:
         change: dict[str, Any]
         if isinstance(asked, VideoJob) and asked.faces:
             faces = _face_edits(asked, files)
-            change = {"faces": [FaceRequest(face=one.face, edit=one.edit) for one in faces]}  # type: ignore[arg-type]
+            bare = [{"face": one.face, "edit": one.edit} for one in faces]
+            change = {"faces": [FaceRequest.model_validate(one) for one in bare]}
             traits = stored_pictures(faces)
         else:
             edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
             own = _own_traits(files)
             where = "edits.take" if len(edits) > 1 else "edit.take"
-            traits = dict[str, str](_traits(files, own.union(*(edit.take for edit in edits)), where))
+            taken = _traits(files, own.union(*(edit.take for edit in edits)), where)
+            traits = {str(trait): name for trait, name in taken.items()}
             if "mask" in files and not isinstance(asked, VideoJob):
                 raise ApiError("bad-request", f"mask: a job of kind {asked.kind} takes no mask")
             traits |= {"mask": files["mask"][0]} if "mask" in files else {}
@@ -162,7 +164,8 @@ def _face_edits(asked: FaceEdits, files: Files) -> tuple[FaceEdit[str], ...]:
         if int(name.split(".")[1]) >= len(asked.faces):
             raise ApiError("bad-request", f"{name}: the request has {len(asked.faces)} faces, counted from 0")
     out = []
-    for n, one in enumerate(asked.faces or [asked]):
+    ones: list[FaceRequest | FaceEdits] = [*asked.faces] or [asked]
+    for n, one in enumerate(ones):
         start = f"faces.{n}."
         own = {name.removeprefix(start): file for name, file in files.items() if name.startswith(start)}
         edit = replace(one.edit, take=one.edit.take | _own_traits(shared | own))

@@ -307,10 +307,10 @@ class _VideoRun:
             **edits,
         }  # fmt: skip
         video = (folder / "clip").read_bytes()
-        files, donors = self.store.files(job), {name for trait, name in job.traits.items() if "identity" in trait}
-        origins = [Origin(video), *(Origin(files[name], "componentOf") for name in sorted(donors))]
+        pictures, donors = self.store.files(job), {name for trait, name in job.traits.items() if "identity" in trait}
+        origins = [Origin(video), *(Origin(pictures[name], "componentOf") for name in sorted(donors))]
         if not is_video:
-            origins = [Origin(files[job.picture], "componentOf"), Origin(video, "inputTo"), *origins[1:]]
+            origins = [Origin(pictures[job.picture], "componentOf"), Origin(video, "inputTo"), *origins[1:]]
         data = self.runner.signer.sign_file(out.read_bytes(), job.media_type, record, origins)
         data = self.store.put(job, 0, data)
         if self.runner.audit_log is not None:

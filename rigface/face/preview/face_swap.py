@@ -90,10 +90,10 @@ class FaceSwapper:
     def __call__(self, crop: np.ndarray, face: FaceParams, donor: Face) -> Swapped:
         """The donor's face in a crop (S, S, 3) uint8 that shows a face with these coefficients, numpy."""
         size, wanted = len(crop), self.params(face, donor.params)
-        goal, normals = self._posed(face)
-        goal, points = (self._px(p, of) for p, of in ((goal, face), (self._posed(wanted)[0], wanted)))
+        posed, normals = self._posed(face)
+        goal, points = (self._px(p, of) for p, of in ((posed, face), (self._posed(wanted)[0], wanted)))
         mouth = goal[LIPS[1], :2] * (size / SMALL)
-        closed = 1 - _step(np.float32(cv2.contourArea(mouth) / size**2), OPEN)
+        closed = 1 - _step(np.array(cv2.contourArea(mouth) / size**2), OPEN)
         facing = _step(normals[:, 2].numpy(), FACING)
         share = _step(self._from_rim, OWN_MM) * facing * np.maximum(closed, _step(self._from_mouth, LIPS_MM))
         place = goal.copy()
