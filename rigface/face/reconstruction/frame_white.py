@@ -36,12 +36,12 @@ THIN_PX = 256  # of a larger frame only every so many pixels are averaged
 BLACK = 1e-4
 
 
-def brighter(images: Sequence[np.ndarray], crops: Sequence[np.ndarray], landmarks: Sequence[np.ndarray]) -> np.ndarray:
+def brighter(images: Sequence[np.ndarray], crops: Sequence[np.ndarray], landmarks: np.ndarray) -> np.ndarray:
     """(N,) float32: the white of frame and face over the white of the crop.
 
     Args:
         images: N frames (H, W, 3) uint8, which may repeat. crops: N crops (S, S, 3) uint8.
-        landmarks: N times (L, 3), px of the 512 px crop.
+        landmarks: (N, L, 3) px of the 512 px crop.
     """
     frames: dict[int, float] = {}
     out = []
@@ -51,7 +51,7 @@ def brighter(images: Sequence[np.ndarray], crops: Sequence[np.ndarray], landmark
             small = cv2.resize(image[::step, ::step], (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
             frames[id(image)] = white_of(small, FRAME_WHITE)
         small, inside = resized(crop, SIDE_PX), np.zeros((SIDE_PX, SIDE_PX), np.uint8)
-        hull = cv2.convexHull(np.float32(points[:, :2] * (SIDE_PX / CROP_PX)))
+        hull = cv2.convexHull((points[:, :2] * (SIDE_PX / CROP_PX)).astype(np.float32))
         cv2.fillConvexPoly(inside, np.rint(hull).astype(np.int32), 1)
         crop_white = white_of(small, WHITE)
         face_white = white_of(small[inside > 0], WHITE) if inside.any() else crop_white

@@ -31,7 +31,7 @@ def crop_of(image: np.ndarray) -> np.ndarray:
 
 
 def ratio(image: np.ndarray) -> float:
-    return float(brighter([image], [crop_of(image)], [FACE])[0])
+    return float(brighter([image], [crop_of(image)], FACE[None])[0])
 
 
 def test_white_outside_the_crop_counts_and_the_crop_alone_is_its_own():
@@ -48,7 +48,7 @@ def test_exposure_cancels():
 
 def test_frames_of_several_faces_are_read_once_each():
     images = [frame(shirt=250)] * 2 + [frame()]
-    found = brighter(images, [crop_of(image) for image in images], [FACE] * 3)
+    found = brighter(images, [crop_of(image) for image in images], np.stack([FACE] * 3))
     assert found.dtype == np.float32
     assert found[0] == found[1] > found[2]
 
