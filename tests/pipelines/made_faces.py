@@ -47,11 +47,11 @@ def face_at(frame: np.ndarray, box: tuple[float, float, float, float], params: F
     return Face(alignment.crop(frame, affine), affine, np.float32(box), landmarks, params, mask, 0.0)
 
 
-def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}", scores: tuple[str, ...] = ("a",)) -> None:
+def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}", scores: tuple[str, ...] = ()) -> None:
     """A small dataset of faces on disk, without any detector; `scores` are the names of its expression scores, of which
-    those of a smile grow from frame to frame.
+    those of a smile grow from frame to frame; none: they are null.
     """
-    head, detector = OpenHead.load().spec, DetectorSpec("fake", "1", 478, scores)
+    head, detector = OpenHead.load().spec, DetectorSpec("fake", "1", 478, scores or ("a",))
     wanted = schema.faces_schema(head, detector)
     for person in range(people):
         faces = [
@@ -74,7 +74,10 @@ def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}", sco
             "frame_to_crop": schema.column([f.frame_to_crop for f in faces], 6),
             "landmarks": schema.column([f.landmarks for f in faces], 478 * 3),
             "blendshapes": schema.column(
-                np.outer(np.arange(frames) / 10, ["mouthSmile" in name for name in scores]), len(scores)
+                np.outer(np.arange(frames) / 10, ["mouthSmile" in name for name in scores])
+                if scores
+                else [None] * frames,
+                max(len(scores), 1),
             ),
             "crop": [encode_jpeg(f.crop) for f in faces],
             "mask": [encode_png(f.mask) for f in faces],
