@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -103,7 +103,7 @@ class TrainerState:
         return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
 
 
-def _optimizer(config: TrainConfig, learning: list[Tensor], device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, learning: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
     """AdamW of the config; PlanError if it needs what is not here."""
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.99)}
     if config.optimizer == "adamw":

@@ -111,7 +111,9 @@ class TextEncoder:
         kept = embedding.weight[: len(embedding.weight) - len(rows)] if known else embedding.weight
         if self.tokenizer is not None:
             self.tokenizer.add_tokens(names)
-        grown = torch.nn.Embedding.from_pretrained(torch.cat([kept, rows.to(kept)]))
+        table = torch.cat([kept, rows.to(kept)])
+        kind: Any = torch.nn.Embedding  # its method has no types
+        grown = kind.from_pretrained(table)
         self.model.set_input_embeddings(grown)
         self.model.config.vocab_size = len(grown.weight)
 

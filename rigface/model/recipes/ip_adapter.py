@@ -128,7 +128,8 @@ def _cross_attentions(denoiser: UNet2DConditionModel) -> list[str]:
 
 def fresh(denoiser: UNet2DConditionModel, width: int) -> dict[str, Tensor]:
     """A new adapter in the layout of the file, for identity vectors of this width."""
-    projection = IPAdapterFaceIDImageProjection(width, denoiser.config["cross_attention_dim"], 2, TOKENS)
+    kind: Any = IPAdapterFaceIDImageProjection  # without types
+    projection = kind(width, denoiser.config["cross_attention_dim"], 2, TOKENS)
     adapter = {
         f"image_proj.{public}{name.removeprefix(inner)}": tensor
         for inner, public in _RENAMED.items()

@@ -36,6 +36,9 @@ class LearnedToken(PlainModel):
         tokens: (1, L) of the prompt, see `TextEncoder.around`.
     """
 
+    tokens: Tensor
+    name: str
+
     def __init__(self, plain: PlainModel, encoder: TextEncoder, rows: Tensor, tokens: Tensor, name: str) -> None:
         super().__init__(plain.denoiser, plain.default_text, plain.expression_size)
         self.text_model = encoder.model
@@ -88,6 +91,7 @@ class TextualInversionRecipe(PlainRecipe):
         return model
 
     def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
+        assert isinstance(checkpoint.model, LearnedToken)
         write_safetensors(folder / FILE, {checkpoint.model.name: state["rows"]})
 
 
