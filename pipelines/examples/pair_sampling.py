@@ -83,9 +83,13 @@ class Candidates:
     @staticmethod
     def joined(several: Sequence[Candidates]) -> Candidates:
         """All of them, in order; at least one."""
-        deltas = {name: np.concatenate([c.deltas[name] for c in several]) for name in several[0].deltas}
-        rows = (np.concatenate([getattr(c, name) for c in several]) for name in ("source", "target", "person", "draw"))
-        return Candidates(*rows, deltas=deltas)
+        return Candidates(
+            source=np.concatenate([c.source for c in several]),
+            target=np.concatenate([c.target for c in several]),
+            person=np.concatenate([c.person for c in several]),
+            draw=np.concatenate([c.draw for c in several]),
+            deltas={name: np.concatenate([c.deltas[name] for c in several]) for name in several[0].deltas},
+        )
 
 
 class Chooser:
