@@ -192,6 +192,8 @@ class _FaceColumns:
                 "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
                 "_score": pa.array([face.scores[0] for face in faces], pa.float32()),
-                "_brighter": pa.array([face.brighter[0] for face in faces], pa.float32()),
+                "_brighter": pa.array(
+                    [1.0 if face.brighter is None else face.brighter[0] for face in faces], pa.float32()
+                ),
             }
         )

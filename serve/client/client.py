@@ -247,10 +247,11 @@ class Client:
                 if name != "clip":
                     self._remember(data)
                 continue
+            place: dict[str, Any]
             ref, place, last = {"id" if file.startswith("sha256:") else "url": file}, rest, name
             if name.startswith("faces."):
-                _, n, last = name.split(".", 2)
-                place = rest["faces"][int(n)]
+                _, number, last = name.split(".", 2)
+                place = rest["faces"][int(number)]
             if last.startswith("target."):
                 place.setdefault("targets", {})[last.removeprefix("target.")] = ref
             else:

@@ -95,7 +95,7 @@ class FaceCache:
             return
         asked: set[tuple[str, str | int]] = {(edit_input.picture, one.face) for one in edit_input.edits}
         for one in edit_input.edits:
-            asked |= {(one.targets[trait], "largest") for trait in TAKES_IDENTITY if trait in one.targets}
+            asked |= {(picture, "largest") for trait, picture in one.targets.items() if trait in TAKES_IDENTITY}
         for name, which in sorted(asked, key=str):
             analysis = self.analyze(edit_input, name, profile)
             self._policy.check([self._vector(name, analysis, face) for face in choose_faces(analysis.faces, which)])
