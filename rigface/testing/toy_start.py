@@ -26,9 +26,16 @@ def write_text(folder: Path, length: int = 24, width: int = 24) -> TextEncoder:
         vocabulary.write_text(json.dumps({w: i for i, w in enumerate(words)}))
         merges.write_text("#version: 0.2\n")
         tokenizer = CLIPTokenizer(str(vocabulary), str(merges))
-    shape = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPTextConfig(
-        vocab_size=len(words), max_position_embeddings=length, bos_token_id=0, eos_token_id=1, pad_token_id=1, **shape
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=length,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -50,6 +57,7 @@ def write_clip(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    assert text.tokenizer is not None
     text.tokenizer.save_pretrained(folder)
 
 
