@@ -89,6 +89,7 @@ class CompareConfig:
             raise PlanError(f"--size: want tiny, mini, sd15 or sd15:FOLDER, got {self.size!r}")
         in_range(self, "[0, inf)", "steps", "batch", "pairs", "threads", "seed")
         in_range(self, "[1, inf)", "limit")
+        in_range(self, "(0, 1]", "rates")
 
     @property
     def of_size(self) -> Size:
