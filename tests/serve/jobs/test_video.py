@@ -1,6 +1,7 @@
 """Clips as jobs: edited and animated, piece by piece, and the same after a kill as without one."""
 
 import json
+import shutil
 import time
 from fractions import Fraction
 
@@ -68,8 +69,10 @@ def shown(client, name, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["preview", "tiny"])
-def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, model):
+def test_video_job_edits_and_marks_every_frame(served_clips, services, clip, tmp_path, monkeypatch, model):
     services.audit_log = (told := []).append
+    marks, inner = [], ResultSigner.mark
+    monkeypatch.setattr(ResultSigner, "mark", lambda self, image, bits: marks.append(bits) or inner(self, image, bits))
     served = served_clips()
     answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
     assert answer.status_code == 202, answer.text
@@ -79,6 +82,7 @@ def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, mod
     assert done["asked"][0]["yaw_deg"] == pytest.approx(15, abs=0.01)
     assert "yaw_deg" in done["achieved"][0]
     assert done["notes"] == []
+    assert marks == [int(done["id"][:8], 16)] * 20
     (tmp_path / "in.mp4").write_bytes(clip)
     was = list(read_frames(str(tmp_path / "in.mp4")))
     now, sound, data = shown(served, done["id"], tmp_path)
@@ -120,31 +124,35 @@ def finished(served_clips, clip, tmp_path, monkeypatch):
     return name, done, *shown(served, name, tmp_path)[:2]
 
 
-@pytest.mark.parametrize("pieces", [0, 2, 4])
-def test_resumed_video_equals_uninterrupted_one(served_clips, finished, tmp_path, monkeypatch, pieces):
+def test_resumed_video_equals_uninterrupted_one(served_clips, finished, tmp_path, monkeypatch):
     from rigface.editor import Editor
 
     name, first, expected, sound = finished
-    # As a kill leaves it: some pieces, no result, and a record that says `running`.
-    job = tmp_path / "queue" / "jobs" / name
+    job, kept = tmp_path / "queue" / "jobs" / name, tmp_path / "kept"
     assert len(list((job / "part").glob("*.json"))) == 4
-    for path in [*(job / "out").iterdir(), *(p for p in (job / "part").iterdir() if int(p.stem[:6]) >= pieces)]:
-        path.unlink()
-    record = {**json.loads((job / "job.json").read_text()), "state": "running", "ended": 0, "rows": [], "finished": 0}
-    (job / "job.json").write_text(json.dumps(record))
+    shutil.copytree(job, kept)
     painted, real = [], Editor.apply
     monkeypatch.setattr(Editor, "apply", lambda self, *args, **kwargs: painted.append(1) or real(self, *args, **kwargs))
-    served = served_clips()
-    served.get("/readyz")
-    done = wait(served, name, "done")
-    assert len(painted) == max(20 - 6 * pieces, 0)  # nothing is painted twice
-    now, now_sound, _ = shown(served, name, tmp_path)
-    assert [f.time_s for f in now] == [f.time_s for f in expected]
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(now, expected))
-    assert now_sound == sound
-    assert {k: done[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")} == {
-        k: first[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")
-    }
+    for pieces in (0, 2, 4):
+        # As a kill leaves it: some pieces, no result, and a record that says `running`.
+        shutil.copytree(kept, job, dirs_exist_ok=True)
+        for path in [*(job / "out").iterdir(), *(p for p in (job / "part").iterdir() if int(p.stem[:6]) >= pieces)]:
+            path.unlink()
+        record = json.loads((job / "job.json").read_text())
+        (job / "job.json").write_text(json.dumps({**record, "state": "running", "ended": 0, "rows": [], "finished": 0}))
+        painted.clear()
+        served = served_clips()
+        served.get("/readyz")
+        done = wait(served, name, "done")
+        assert len(painted) == max(20 - 6 * pieces, 0), pieces  # nothing is painted twice
+        now, now_sound, _ = shown(served, name, tmp_path)
+        assert [f.time_s for f in now] == [f.time_s for f in expected], pieces
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(now, expected)), pieces
+        assert now_sound == sound, pieces
+        assert {k: done[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")} == {
+            k: first[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")
+        }, pieces
+        settled(job / "job.json")
 
 
 def test_late_piece_of_another_process_is_kept_and_continued(served_clips, clip, monkeypatch, tmp_path):
@@ -230,17 +238,6 @@ def test_hanging_decoder_fails_its_job_and_readiness(served_clips, services, cli
     with pytest.raises(RuntimeError, match="hangs"):
         served.portal.call(services.jobs.ready)
     end.set()
-
-
-def test_every_frame_has_watermark_of_job(serve_jobs, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
-    signer = ResultSigner(tmp_path / "signing")
-    marks, inner = [], signer.mark
-    signer.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
-    served = serve_jobs(signer=signer)
-    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
-    wait(served, name, "done")
-    assert marks == [int(name[:8], 16)] * 20
 
 
 @pytest.fixture

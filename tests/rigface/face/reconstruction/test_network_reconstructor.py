@@ -1,6 +1,7 @@
 """Networks as reconstructors, with made-up weights that answer with a plain frontal face."""
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -47,14 +48,25 @@ def load(name, folder=None, **counts):
     return load_reconstructor(name, "flame", folder=folder, detector=DETECTOR, **counts)
 
 
+@pytest.fixture(scope="module")
+def loaded(folder):
+    """A network by name, read once; its answers depend on nothing but the crops and landmarks."""
+    return cache(lambda name: load(name, folder))
+
+
+@pytest.fixture(scope="module")
+def fitted(loaded, faces):
+    """What a network makes of the three faces, by name."""
+    return cache(lambda name: reconstructed(loaded(name), *faces))
+
+
 def reconstructed(reconstructor, crops, landmarks, tracks=None):
     return reconstructor(crops, landmarks, None, np.arange(len(crops)) if tracks is None else tracks)
 
 
 @pytest.mark.parametrize("name", ["deca", "emoca", "smirk"])
-def test_faces_are_the_same_alone_and_in_a_batch(folder, faces, name):
-    reconstructor = load(name, folder)
-    fit = reconstructed(reconstructor, *faces)
+def test_faces_are_the_same_alone_and_in_a_batch(loaded, fitted, faces, name):
+    reconstructor, fit = loaded(name), fitted(name)
     spec = reconstructor.head_spec
     assert fit.params.shape.shape == (3, spec.shape)
     assert fit.params.albedo.shape == (3, spec.albedo)
@@ -69,9 +81,8 @@ def test_faces_are_the_same_alone_and_in_a_batch(folder, faces, name):
 
 
 @pytest.mark.parametrize("name", ["deca", "smirk"])
-def test_the_head_lies_where_the_network_saw_it_in_its_crop(folder, faces, name):
-    reconstructor = load(name, folder)
-    params = reconstructed(reconstructor, *faces).params
+def test_the_head_lies_where_the_network_saw_it_in_its_crop(loaded, fitted, faces, name):
+    reconstructor, params = loaded(name), fitted(name).params
     rule = reconstructor._rule
     squares = official_crops.square_around(sixty_eight(faces[1])[..., :2] - 0.5, rule)
     with torch.inference_mode():
@@ -83,36 +94,32 @@ def test_the_head_lies_where_the_network_saw_it_in_its_crop(folder, faces, name)
     assert np.abs(ours @ affines[:, :, :2].mT + affines[:, None, :, 2] - in_square).max() < 1e-2
 
 
-def test_residual_is_small_for_a_face_that_fits_and_grows_with_a_wrong_place(folder, faces):
-    reconstructor = load("deca", folder)
-    good = reconstructed(reconstructor, *faces).landmark_residual
+def test_residual_is_small_for_a_face_that_fits_and_grows_with_a_wrong_place(loaded, fitted, faces):
+    good = fitted("deca").landmark_residual
     assert (good < 0.2).all()
     moved = faces[1].copy()
     moved[:, LAYOUTS[478].sixty_eight[30], 0] += 60
-    assert (reconstructed(reconstructor, faces[0], moved).landmark_residual > good).all()
+    assert (reconstructed(loaded("deca"), faces[0], moved).landmark_residual > good).all()
 
 
-def test_faces_of_a_track_share_shape_and_albedo(folder, faces):
-    reconstructor = load("deca", folder)
-    own = reconstructed(reconstructor, *faces).params
-    shared = reconstructed(reconstructor, *faces, np.array([7, 3, 7])).params
+def test_faces_of_a_track_share_shape_and_albedo(loaded, fitted, faces):
+    own = fitted("deca").params
+    shared = reconstructed(loaded("deca"), *faces, np.array([7, 3, 7])).params
     np.testing.assert_allclose(shared.shape[[0, 2]], np.repeat(own.shape[[0, 2]].mean(0)[None], 2, 0), atol=1e-5)
     np.testing.assert_allclose(shared.shape[1], own.shape[1], atol=1e-5)
     assert (shared.albedo[0] == shared.albedo[2]).all()
     assert np.array_equal(shared.expression, own.expression)
 
 
-def test_smaller_copies_give_nearly_the_same(folder, faces):
-    reconstructor = load("deca", folder)
+def test_smaller_copies_give_nearly_the_same(loaded, fitted, faces):
     small = [crop.reshape(256, 2, 256, 2, 3).mean((1, 3)).astype(np.uint8) for crop in faces[0]]
-    whole, half = (reconstructed(reconstructor, crops, faces[1]).params for crops in (faces[0], small))
+    whole, half = fitted("deca").params, reconstructed(loaded("deca"), small, faces[1]).params
     np.testing.assert_allclose(half.camera, whole.camera, rtol=0.02, atol=2e-3)
     assert np.abs(half.expression - whole.expression).mean() < 0.2 * np.abs(whole.expression).mean()
 
 
-def test_smirk_has_lids_and_300_shapes_and_its_light_is_fitted(folder, faces):
-    reconstructor = load("smirk", folder)
-    params = reconstructed(reconstructor, *faces).params
+def test_smirk_has_lids_and_300_shapes_and_its_light_is_fitted(loaded, fitted):
+    reconstructor, params = loaded("smirk"), fitted("smirk").params
     assert reconstructor.head_spec.shape == 300
     assert params.eyelids.shape == (3, 2)
     assert (params.light[:, 0] > 0).all()
@@ -151,20 +158,20 @@ def test_more_coefficients_than_the_network_has_are_zero(folder, faces):
 
 
 @pytest.mark.parametrize("place", [256.0, np.nan])
-def test_coincident_or_missing_landmarks_are_accepted(folder, faces, place):
-    fit = reconstructed(load("deca", folder), faces[0][:1], np.full((1, 478, 3), place, np.float32))
+def test_coincident_or_missing_landmarks_are_accepted(loaded, faces, place):
+    fit = reconstructed(loaded("deca"), faces[0][:1], np.full((1, 478, 3), place, np.float32))
     assert np.isfinite(fit.params.expression).all()
 
 
-def test_a_detector_without_landmarks_is_refused(folder):
+def test_a_detector_without_landmarks_is_refused(loaded):
     with pytest.raises(ValueError, match="478 or 106 or 468 of them, boxes gives 0"):
-        load("deca", folder).check(DetectorSpec("boxes", "1", 0))
+        loaded("deca").check(DetectorSpec("boxes", "1", 0))
 
 
-def test_points_of_insightface_will_do(folder, faces):
+def test_points_of_insightface_will_do(loaded, faces):
     points = np.zeros((1, 106, 3), np.float32)
     points[:, list(LAYOUTS[106].sixty_eight)] = sixty_eight(faces[1][:1])
-    reconstructor = load("deca", folder)
+    reconstructor = loaded("deca")
     fit = reconstructed(reconstructor, faces[0][:1], points)
     np.testing.assert_allclose(
         fit.params.camera, reconstructed(reconstructor, faces[0][:1], faces[1][:1]).params.camera
