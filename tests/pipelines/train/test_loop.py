@@ -149,6 +149,14 @@ def test_weight_average_follows_and_swaps_back():
 # --- runs
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """No checkpoint and no model is written, for tests that read losses alone."""
+    monkeypatch.setattr(LocalBackend, "keep", lambda *_, **__: None)
+    monkeypatch.setattr(loops, "export", lambda *_: None)
+
+
+@pytest.mark.usefixtures("nothing_kept")
 def test_training_overfits_one_batch(place, tmp_path):
     config = toy(
         place, tmp_path, steps=20, batch=4, condition_dropout=0.0, learning_rate=1e-2, shuffle_window=1, log_every=1
@@ -165,6 +173,7 @@ def test_training_overfits_one_batch(place, tmp_path):
     assert last < 0.5 * first
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
     for name in ("pairs", "latents"):
         # the names of the parts differ, and with them their order; one part has one order
@@ -208,6 +217,7 @@ def test_rerun_continues_the_loss_curve(place, tmp_path):
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)  # stored as float16
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_micro_batches_equal_gradient_accumulation(place, tmp_path):
     wide = toy(place, tmp_path / "wide", micro_batches=2, batch=2, steps=2)
     train(wide, lambda words: None)
