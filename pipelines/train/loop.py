@@ -30,6 +30,7 @@ from rigface.errors import JobBroken
 from rigface.model import checkpoint as checkpoints
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
+from rigface.model.recipes.protocol import AdapterRecipe
 from rigface.storage.store import Store
 from rigface.storage.versions import publish_version
 
@@ -194,7 +195,7 @@ def export(state: TrainerState, store: Store) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
-        if state.recipe.has_adapter:
+        if isinstance(state.recipe, AdapterRecipe):
             adapter.mkdir()
             state.recipe.write_adapter(adapter, state.loaded, weights)
         # A bridge predicts the change from its start, which a smaller output layer reduces.

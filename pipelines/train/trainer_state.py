@@ -27,7 +27,7 @@ from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.model import number_format
 from rigface.model.ema import Average
-from rigface.model.recipes.protocol import Checkpoint, Recipe, recipe_of
+from rigface.model.recipes.protocol import AdapterRecipe, Checkpoint, Recipe, recipe_of
 
 
 class TrainerState:
@@ -43,7 +43,7 @@ class TrainerState:
             raise PlanError(
                 f"output_scale is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
             )
-        if config.output_scale != 1 and self.recipe.has_adapter:
+        if config.output_scale != 1 and isinstance(self.recipe, AdapterRecipe):
             raise PlanError(
                 f"output_scale changes a layer that the recipe {config.recipe!r} does not train; leave it 1"
             )

@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from rigface.errors import BadCheckpoint
-from rigface.model.recipes.plain import PlainModel, PlainRecipe, read_network
+from rigface.model.recipes.plain import PlainAdapterRecipe, PlainInputs, PlainModel, read_network
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import write_network
@@ -37,21 +37,13 @@ class ControlledModel(PlainModel):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser, self.controlnet]
 
-    def _added(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        background: Tensor,
-        render: Tensor,
-        person: Tensor | None,
-    ) -> dict[str, Any]:
-        hint = torch.cat([render, background], dim=1)
-        down, middle = self.controlnet(latents, timestep, text, hint, return_dict=False)
+    def _added(self, inputs: PlainInputs) -> dict[str, Any]:
+        hint = torch.cat([inputs.render, inputs.background], dim=1)
+        down, middle = self.controlnet(inputs.latents, inputs.timestep, inputs.text, hint, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
-class ControlNetRecipe(PlainRecipe):
+class ControlNetRecipe(PlainAdapterRecipe):
     """The ControlNet begins as a copy of the denoiser's encoder, with its outputs at zero."""
 
     def added_to(self, denoiser: UNet2DConditionModel, start: Checkpoint, options: RecipeOptions) -> PlainModel:

@@ -9,18 +9,14 @@ model itself drew of the class. Neither render nor reference is read: the prompt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
 
 from rigface.errors import PlanError
 from rigface.model.recipes.plain import UNET, PlainModel, PlainRecipe, read_network
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
-from rigface.model.weights import write_network
 
 CLASS = "person"
 
@@ -28,7 +24,6 @@ CLASS = "person"
 class DreamBoothRecipe(PlainRecipe):
     """The default text of the model is the person's prompt, so that an edit without a prompt draws them."""
 
-    has_adapter = False
     personal = prior = True
 
     def added_to(self, denoiser: UNet2DConditionModel, start: Checkpoint, options: RecipeOptions) -> PlainModel:
@@ -45,14 +40,6 @@ class DreamBoothRecipe(PlainRecipe):
         if encoder is not None:
             plain.no_text = encoder([""])[0]
         return plain
-
-    def write(
-        self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor], dtype: torch.dtype | None
-    ) -> None:
-        write_network(folder / UNET, checkpoint.model.denoiser, state, "denoiser.", dtype)
-
-    def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
-        raise NotImplementedError("without an adapter")
 
 
 def text_encoder(start: Checkpoint) -> TextEncoder:

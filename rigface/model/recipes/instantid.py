@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rigface.errors import PlanError
 from rigface.model.recipes.controlnet import FOLDER, copy_of, read_controlnet
 from rigface.model.recipes.ip_adapter import IdentityModel, IPAdapterRecipe
-from rigface.model.recipes.plain import PlainModel
+from rigface.model.recipes.plain import PlainInputs, PlainModel
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import write_network
@@ -41,18 +41,10 @@ class InstantModel(IdentityModel):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser, self.controlnet]
 
-    def _added(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        background: Tensor,
-        render: Tensor,
-        person: Tensor | None,
-    ) -> dict[str, Any]:
-        added = super()._added(latents, timestep, text, background, render, person)
+    def _added(self, inputs: PlainInputs) -> dict[str, Any]:
+        added = super()._added(inputs)
         tokens = self.denoiser.encoder_hid_proj(added["added_cond_kwargs"]["image_embeds"])[0][:, 0]
-        down, middle = self.controlnet(latents, timestep, tokens, render, return_dict=False)
+        down, middle = self.controlnet(inputs.latents, inputs.timestep, tokens, inputs.render, return_dict=False)
         return {**added, "down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 

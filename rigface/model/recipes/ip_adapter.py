@@ -22,7 +22,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint, PlanError
-from rigface.model.recipes.plain import UNET, PlainModel, PlainRecipe
+from rigface.model.recipes.plain import UNET, PlainAdapterRecipe, PlainInputs, PlainModel
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import read_safetensors, write_network, write_safetensors
@@ -53,20 +53,13 @@ class IdentityModel(PlainModel):
     def _person(self, reference: Tensor) -> Tensor:
         return reference[:, None]
 
-    def _added(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        background: Tensor,
-        render: Tensor,
-        person: Tensor | None,
-    ) -> dict[str, Any]:
+    def _added(self, inputs: PlainInputs) -> dict[str, Any]:
+        latents, person = inputs.latents, inputs.person
         nobody = latents.new_zeros(len(latents), 1, self.width)
         return {"added_cond_kwargs": {"image_embeds": [nobody if person is None else person.to(latents.dtype)]}}
 
 
-class IPAdapterRecipe(PlainRecipe):
+class IPAdapterRecipe(PlainAdapterRecipe):
     """Keys and values of identity tokens begin as those of text."""
 
     def build(self, start: Checkpoint, options: RecipeOptions) -> Checkpoint:

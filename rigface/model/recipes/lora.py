@@ -25,8 +25,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 class LoraRecipe(RigFaceRecipe):
     """Stored merged, so that the model needs no adapter, and the adapter alone."""
 
-    has_adapter = True
-
     def __init__(self) -> None:
         super().__init__("lora")
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -35,6 +35,17 @@ from rigface.types import BFM_EXPRESSION
 
 UNET = "unet"
 _PERSON = "person"  # the only block of its reference tokens
+
+
+class PlainInputs(NamedTuple):
+    """Inputs of one call of a plain model, after dropout; shapes as in `ConditionedModel.forward`."""
+
+    latents: Tensor  # (B, 4, h, w)
+    timestep: Tensor  # (B,)
+    text: Tensor  # (B, L, D)
+    background: Tensor  # (B, 4, h, w)
+    render: Tensor  # (B, 4, h, w)
+    person: Tensor | None  # (B, 1, V) identity vectors, V = 0 for models that read none; None: nobody
 
 
 class PlainModel(ConditionedModel):
@@ -91,7 +102,7 @@ class PlainModel(ConditionedModel):
             render = torch.where(attributes[..., None], 0.0, render)
             person = None if person is None else torch.where(unknown, 0.0, person)
             text = torch.where(silent, self.no_text.to(text), text)
-        added = self._added(latents, timestep, text, background, render, person)
+        added = self._added(PlainInputs(latents, timestep, text, background, render, person))
         result: Tensor = self.denoiser(latents, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
         return result
 
@@ -99,23 +110,14 @@ class PlainModel(ConditionedModel):
         """(B, 1, V) of a reference; V is 0 for models that read no person."""
         return reference.new_zeros(len(reference), 1, 0)
 
-    def _added(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        background: Tensor,
-        render: Tensor,
-        person: Tensor | None,
-    ) -> dict[str, Any]:
+    def _added(self, inputs: PlainInputs) -> dict[str, Any]:
         """Further arguments of the denoiser."""
         return {}
 
 
 class PlainRecipe(ABC):
-    """Adds something to a plain denoiser and trains that alone."""
+    """Trains a plain denoiser, or something beside it."""
 
-    has_adapter = True
     personal = prior = False
 
     def build(self, start: Checkpoint, options: RecipeOptions) -> Checkpoint:
@@ -128,7 +130,6 @@ class PlainRecipe(ABC):
         self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor], dtype: torch.dtype | None
     ) -> None:
         write_network(folder / UNET, checkpoint.model.denoiser, state, "denoiser.", dtype)
-        self.write_adapter(folder, checkpoint, state)
 
     def read(
         self, folder: Path, config: ModelConfig, default_text: Tensor, encoder: TextEncoder | None
@@ -144,7 +145,17 @@ class PlainRecipe(ABC):
 
     @abstractmethod
     def restored(self, folder: Path, plain: PlainModel, encoder: TextEncoder | None) -> PlainModel:
-        """The model with what `write_adapter` wrote."""
+        """The model with what `write` wrote beside the denoiser."""
+
+
+class PlainAdapterRecipe(PlainRecipe):
+    """Adds something to a frozen plain denoiser and trains that alone."""
+
+    def write(
+        self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor], dtype: torch.dtype | None
+    ) -> None:
+        super().write(folder, checkpoint, state, dtype)
+        self.write_adapter(folder, checkpoint, state)
 
     @abstractmethod
     def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:

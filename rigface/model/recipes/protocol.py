@@ -1,4 +1,4 @@
-"""What a recipe is: a model with one forward, and how it is built, written and read.
+"""Protocol of recipes: a model with one forward, and how it is built, written and read.
 
 Path: `Checkpoint` of a start -> `Recipe.build` -> training -> `Recipe.write` -> a folder -> `Recipe.read` -> pipeline.
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -124,7 +124,6 @@ class RecipeOptions:
 class Recipe(Protocol):
     """One way to personalise a diffusion model."""
 
-    has_adapter: bool  # what is trained is also stored alone, in the format that its own users load
     personal: bool  # learns one person, from their examples alone
     prior: bool  # a personal one that sees everyone else, too, as examples of its class
 
@@ -142,13 +141,18 @@ class Recipe(Protocol):
         `state` is the model's whole state dict, or averages of it; floats are stored as `dtype`, None: as they are.
         """
 
-    def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
-        """Write what is trained alone, in its own public format; called if `has_adapter`."""
-
     def read(
         self, folder: Path, config: ModelConfig, default_text: Tensor, encoder: TextEncoder | None
     ) -> ConditionedModel:
         """The model of a checkpoint folder, on the CPU; MissingAsset or BadCheckpoint if it is not whole."""
+
+
+@runtime_checkable
+class AdapterRecipe(Recipe, Protocol):
+    """A recipe whose trained part is also stored alone, in the format that its own users load."""
+
+    def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
+        """Write what is trained alone, in its own public format."""
 
 
 def recipe_of(name: RecipeName) -> Recipe:

@@ -27,7 +27,7 @@ from rigface.types import BFM_EXPRESSION
 class RigFaceRecipe:
     """Both networks, of which `trainable` (see `finetuning.select`) is trained."""
 
-    has_adapter = personal = prior = False
+    personal = prior = False
 
     def __init__(self, trainable: str = "all") -> None:
         self.trainable = trainable
@@ -43,9 +43,6 @@ class RigFaceRecipe:
         model = rigface_model(checkpoint)
         write_network(folder / "unet_id", model.identity, state, "identity.", dtype)
         write_network(folder / "unet_denoise", model.denoiser, state, "denoiser.", dtype)
-
-    def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
-        raise NotImplementedError("without an adapter")
 
     def read(
         self, folder: Path, config: ModelConfig, default_text: Tensor, encoder: TextEncoder | None

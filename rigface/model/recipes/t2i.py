@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint
-from rigface.model.recipes.plain import PlainModel, PlainRecipe, read_network
+from rigface.model.recipes.plain import PlainAdapterRecipe, PlainInputs, PlainModel, read_network
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import write_network
@@ -33,19 +33,13 @@ class AdaptedModel(PlainModel):
         super().__init__(plain.denoiser, plain.default_text, plain.expression_size)
         self.adapter = adapter
 
-    def _added(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        background: Tensor,
-        render: Tensor,
-        person: Tensor | None,
-    ) -> dict[str, Any]:
-        return {"down_intrablock_additional_residuals": self.adapter(torch.cat([render, background], dim=1))}
+    def _added(self, inputs: PlainInputs) -> dict[str, Any]:
+        return {
+            "down_intrablock_additional_residuals": self.adapter(torch.cat([inputs.render, inputs.background], dim=1))
+        }
 
 
-class T2IRecipe(PlainRecipe):
+class T2IRecipe(PlainAdapterRecipe):
     """The adapter has the widths and the depth of the denoiser's levels."""
 
     def added_to(self, denoiser: UNet2DConditionModel, start: Checkpoint, options: RecipeOptions) -> PlainModel:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from rigface.errors import BadCheckpoint
 from rigface.model.recipes.dreambooth import CLASS, text_encoder
-from rigface.model.recipes.plain import PlainModel, PlainRecipe
+from rigface.model.recipes.plain import PlainAdapterRecipe, PlainModel
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import read_safetensors, write_safetensors
@@ -56,7 +56,7 @@ class LearnedToken(PlainModel):
         return result
 
 
-class TextualInversionRecipe(PlainRecipe):
+class TextualInversionRecipe(PlainAdapterRecipe):
     """The rows begin as those of the word for the class."""
 
     personal = True

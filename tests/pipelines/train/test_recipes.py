@@ -20,7 +20,7 @@ from pipelines.train.trainer_state import TrainerState
 from rigface.errors import PlanError
 from rigface.model import checkpoint
 from rigface.model.model_config import RecipeName
-from rigface.model.recipes.protocol import recipe_of
+from rigface.model.recipes.protocol import AdapterRecipe, recipe_of
 from rigface.storage.store import Store
 from rigface.testing import fake_examples, toy_start
 
@@ -84,4 +84,4 @@ def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     export(again.state, Store(str(tmp_path / "out")))
     made = checkpoint.start(str(tmp_path / "out" / "model"))
     assert (made.config.recipe, made.config.head) == (name, fake_examples.HEAD)
-    assert (tmp_path / "out" / "adapter").exists() == recipe_of(name).has_adapter
+    assert (tmp_path / "out" / "adapter").exists() == isinstance(recipe_of(name), AdapterRecipe)

@@ -1,4 +1,4 @@
-"""What a recipe trained is read by diffusers' own classes, and what others trained is read or refused here."""
+"""Adapters of recipes in diffusers' own classes, and public weights read or refused here."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What every recipe does: learn, leave the rest alone, be stored and edit; and which conditions it reads."""
+"""Every recipe: learning, weights left alone, storage, edits, and the conditions that it reads."""
 
 from dataclasses import replace
 from typing import get_args
@@ -12,7 +12,7 @@ from rigface.model import checkpoint
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.model_config import RecipeName
 from rigface.model.pipeline import RigFacePipeline
-from rigface.model.recipes.protocol import recipe_of
+from rigface.model.recipes.protocol import AdapterRecipe, recipe_of
 
 RECIPES = get_args(RecipeName)
 READS = {  # beside text; all others read background, render, code and reference
@@ -51,7 +51,7 @@ def test_one_batch_is_learned_the_rest_stays_and_the_folder_predicts_the_same_an
     assert all(torch.equal(before[n], p) for n, p in made.model.named_parameters() if n in before)
     recipe = recipe_of(name)
     checkpoint.save(tmp_path, made)
-    if recipe.has_adapter:
+    if isinstance(recipe, AdapterRecipe):
         (tmp_path / "alone").mkdir()
         recipe.write_adapter(tmp_path / "alone", made, made.model.state_dict())
         assert list((tmp_path / "alone").rglob("*.safetensors"))
