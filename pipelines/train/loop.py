@@ -32,7 +32,7 @@ from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
 from rigface.model.recipes.protocol import AdapterRecipe
 from rigface.storage.store import Store
-from rigface.storage.versions import publish_version
+from rigface.storage.versions import POINTER, publish_version
 
 MAX_SKIPPED = 10  # steps in a row whose loss or gradient is not finite; then the run ends
 MODEL = "model"
@@ -69,16 +69,22 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     validation = Validation(config, source, backend, state.loaded.config)
     began, numbers = time.monotonic(), {"step": float(state.step), "trained_parameters": float(state.trained)}
     skipped = in_a_row = 0
-    if state.step == 0 and state.step < config.steps:
+    if state.step == 0:
         numbers |= validation.run(state, log)
+    if state.step >= config.steps:  # the same command once more
+        if not is_exported(state, store):
+            export(state, store)
+        log.close()
+        return numbers
     shows = backend.rank == 0 and config.log_format == "text"  # json has lines of its own on standard error
     progress = StepProgress(state.step, config.steps) if shows else None
     for step, examples, wait in batches:
         clock = time.perf_counter()
-        loss = _step(state, examples, micro_batches, passes, step)
+        loss, norm = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line: dict[str, Any] = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         line |= {"samples_per_s": config.batch * config.micro_batches / (wait + took), "memory_mb": state.memory_mb()}
+        line |= {"grad_norm": norm if math.isfinite(norm) else None}
         in_a_row = 0 if math.isfinite(loss) else in_a_row + 1
         skipped += in_a_row > 0
         if in_a_row:
@@ -136,8 +142,8 @@ def _is_time_up(config: TrainConfig, backend: Backend, began: float, device: tor
 
 def _step(
     state: TrainerState, examples: list[LatentExample], micro_batches: list[int], passes: int, step: int
-) -> float:
-    """One step of the optimizer; the loss over all workers' micro-batches.
+) -> tuple[float, float]:
+    """One step of the optimizer; the loss over all workers' micro-batches, and the gradient's norm before clipping.
 
     A loss or gradient that is not finite skips the optimizer's step, on all workers alike; the loss is NaN then.
     """
@@ -170,13 +176,13 @@ def _step(
     if state.backend.world > 1:
         torch.distributed.all_reduce(total)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP
-    whole = total.item() if norm.isfinite() else math.nan
+    whole = total.item() if norm.isfinite() else math.nan  # of all workers, as the norm is
     if math.isfinite(whole):
         state.optimizer.step()
         state.average.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step = step
-    return whole
+    return whole, norm.item()
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -186,6 +192,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate * warm
     progress = min(1.0, max(0.0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def is_exported(state: TrainerState, store: Store) -> bool:
+    """True if the newest version of OUT/model is of this step: a run may be killed between checkpoint and export."""
+    pointer = f"{MODEL}/{POINTER}"
+    return store.exists(pointer) and store.read(pointer).decode().startswith(f"{_version(state)}-")
+
+
+def _version(state: TrainerState) -> str:
+    return f"step-{state.step:08d}"
 
 
 def export(state: TrainerState, store: Store) -> None:
@@ -203,4 +219,4 @@ def export(state: TrainerState, store: Store) -> None:
         weights |= {name: weights[name] * state.config.output_scale for name in output}
         checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
         for local in Path(folder).iterdir():
-            publish_version(store, local.name, f"step-{state.step:08d}", local)
+            publish_version(store, local.name, _version(state), local)

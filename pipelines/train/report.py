@@ -32,6 +32,7 @@ CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, names of the logge
     ("faces found, share", ("validation/face_found",)),
     ("share of a step that waited for data", ("wait_share",)),
     ("learning rate", ("learning_rate",)),
+    ("norm of the gradient before clipping", ("grad_norm",)),
 )  # fmt: skip
 
 

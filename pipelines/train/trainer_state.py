@@ -89,11 +89,13 @@ class TrainerState:
         self.step = int(state["step"])
 
     def averaged(self) -> dict[str, Tensor]:
-        """The whole averaged model on the first worker's CPU, under its own names. Every worker calls it."""
+        """A copy of the whole averaged model on the first worker's CPU, under its own names. Every worker calls it."""
         with self.average.swapped():
             whole: Any = get_model_state_dict(
                 self.inner, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
             )
+            if self.device.type == "cpu":  # where offloading gives the live weights, which are swapped back
+                whole = {name: tensor.clone() for name, tensor in whole.items()}
         return whole
 
     def autocast(self) -> AbstractContextManager:

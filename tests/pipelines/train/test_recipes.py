@@ -58,7 +58,7 @@ class Run:
 
     def step(self):
         number, batch, _ = next(self._batches)
-        return _step(self.state, batch, [0], 1, number)
+        return _step(self.state, batch, [0], 1, number)[0]
 
 
 def test_adam_of_8_bits_is_refused_without_cuda_or_without_its_package(examples, toy, tmp_path, monkeypatch):
@@ -80,7 +80,10 @@ def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     again = Run(config, tmp_path / "kept")
     assert again.state.step == 1
     assert [again.step() for _ in range(2)] == pytest.approx(rest, rel=1e-6)
-    torch.testing.assert_close(again.state.averaged(), whole.state.averaged())
+    average = again.state.averaged()
+    torch.testing.assert_close(average, whole.state.averaged())
+    for key, weights in again.state.average.weights.items():
+        assert torch.equal(average[key], weights), f"{key}: not the average"
     export(again.state, Store(str(tmp_path / "out")))
     made = checkpoint.start(str(tmp_path / "out" / "model"))
     assert (made.config.recipe, made.config.head) == (name, fake_examples.HEAD)
