@@ -6,7 +6,9 @@ Reads the people of DATA/manifest.csv with that `ship`: 0 are those who shaped n
 constants of `skin_tone.py` were chosen on. The largest face of each picture, and of eight frames of each clip as one
 track; faces whose confidence is below 0.2 are left out. Writes benchmarks/results/skin_tone.json, with means by skin
 tone, the worst first: by how far the group's light is from everybody's. The photographed tone is the skin's only where
-the light is ordinary, so the figures are given without the pictures tagged `dark-light`, too.
+the light is ordinary, so the figures are given without the pictures tagged `dark-light`, and for those tagged
+`dark-skin`, too. `one_skin` has the figures after people are told by their identity vectors and share their skin, as
+`rigface convert --shared-skin` does.
 
 Goals: |r| of ambient light and photographed tone at most 0.3, Spearman of the albedo's and the photographed tone at
 least 0.8, one person's albedo in different pictures within 8 degrees (ITA), and under a halved exposure the same
@@ -17,7 +19,7 @@ import argparse
 import csv
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import harness
@@ -28,6 +30,7 @@ from rigface.colour import ita_deg
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
+from rigface.face.identity.dlib_embedding import DlibIdentity, cluster_identities
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.reconstruction.protocol import Fit
 from rigface.face.reconstruction.reconstructor import FitReconstructor
@@ -49,6 +52,8 @@ class Seen:
     tone: float  # ITA as photographed, degrees
     albedo: float  # ITA of the fitted albedo, degrees
     ambient: float
+    colour: np.ndarray  # (3,) fitted albedo, linear RGB
+    vector: np.ndarray  # (128,) identity
     residual: float
     halved_albedo: float  # change of the albedo's ITA when the exposure is halved
     halved_light: float  # ratio of the lights
@@ -62,7 +67,7 @@ def pictures(path: Path, frames: int) -> list[np.ndarray]:
     return [frame.image for frame in read_frames(str(path), None) if frame.index % step == 0][:FRAMES]
 
 
-def look(row: dict[str, str], images: list[np.ndarray], fit: FitReconstructor, detector) -> Seen | None:
+def look(row: dict[str, str], images: list[np.ndarray], fit: FitReconstructor, detector, identity) -> Seen | None:
     """One input; None if it shows no clear face in colour."""
     pairs = []
     for image in images:
@@ -86,6 +91,8 @@ def look(row: dict[str, str], images: list[np.ndarray], fit: FitReconstructor, d
         float(np.mean([q.skin_tone_ita_deg for q in quality])),
         tone_of(bright),
         float(bright.params.light[:, 0].mean() / AMBIENT),
+        OpenHead.load().skin_colour(bright.params.albedo)[0],
+        np.mean([identity(image, detection) for image, detection in pairs[:2]], axis=0),
         float(np.nanmean(bright.photometric_residual)),
         abs(tone_of(dim) - tone_of(bright)),
         float(dim.params.light[:, 0].mean() / bright.params.light[:, 0].mean()),
@@ -97,6 +104,17 @@ def tone_of(fit: Fit) -> float:
     return float(ita_deg(OpenHead.load().skin_colour(fit.params.albedo)[0]))
 
 
+def sharing(seen: list[Seen]) -> list[Seen]:
+    """The inputs after those of one found person share the median skin."""
+    labels, _ = cluster_identities(np.stack([s.vector for s in seen]))
+    out = []
+    for s, label in zip(seen, labels):
+        own = np.median(np.log([o.colour for o, other in zip(seen, labels) if other == label]), axis=0)
+        light = np.mean(s.colour / np.exp(own))
+        out.append(replace(s, albedo=float(ita_deg(np.exp(own))), ambient=s.ambient * light, colour=np.exp(own)))
+    return out
+
+
 def report(seen: list[Seen]) -> dict:
     """The figures of all inputs."""
     tone, albedo, ambient = (np.array([getattr(s, name) for s in seen]) for name in ("tone", "albedo", "ambient"))
@@ -104,6 +122,7 @@ def report(seen: list[Seen]) -> dict:
     for s in seen:
         people[s.person].append(s.albedo)
     apart = [max(values) - min(values) for values in people.values() if len(values) > 1]
+    dark = np.array(["dark-skin" in s.notes for s in seen])
     classes = np.array([ita_class(angle) for angle in tone])
     groups = [
         {
@@ -127,6 +146,12 @@ def report(seen: list[Seen]) -> dict:
     } | {
         "people_in_several_inputs": len(apart),
         "their_albedo_apart_deg": {"median": np.median(apart), "each": sorted(apart)} if apart else {},
+        "tagged_dark_skin": {
+            "inputs": int(dark.sum()),
+            "ambient_over_mean": ambient[dark].mean() / ambient.mean(),
+            "albedo_ita_deg": sorted(albedo[dark]),
+            "photographed_ita_deg": tone[dark].mean(),
+        },
         "exposure_halved": {
             "albedo_changes_deg_p95": np.percentile([s.halved_albedo for s in seen], 95),
             "light_ratio_median": np.median([s.halved_light for s in seen]),
@@ -141,14 +166,15 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with manifest.csv, images/ and videos/")
     parser.add_argument("--ship", default="0")
     options = parser.parse_args()
-    detector, fit, seen = load_detector("mediapipe"), FitReconstructor(), []
+    detector, fit, identity, seen = load_detector("mediapipe"), FitReconstructor(), DlibIdentity(), []
     for row in csv.DictReader((options.data / "manifest.csv").open()):
         if row["ship"] == options.ship and not row["person"].startswith("g"):
             images = pictures(options.data / row["file"], int(row["frames"] or 1))
-            if one := look(row, images, fit, detector):
+            if one := look(row, images, fit, detector, identity):
                 seen.append(one)
             print(f"  {row['file']} {one}", flush=True)
-    result = {"benchmark": "skin_tone", "ship": options.ship, **report(seen), **harness.environment()}
+    result = {"benchmark": "skin_tone", "ship": options.ship, **report(seen)}
+    result |= {"one_skin": report(sharing(seen)), **harness.environment()}
     harness.write("skin_tone", result)
     print(json.dumps(result, indent=1, default=float))
 

@@ -146,16 +146,23 @@ class ConvertCommand(ConvertConfig):
     OUT has the same rows. Coefficients, residuals and angles are new, other columns are copied; `confidence` is that of
     the first fit. OUT/rigface.json says which columns are of which program.
 
-    Without --reconstruct, a dataset of an earlier version is written in the layout of this one, with nothing else
-    changed, so that `extract` continues it.
+    With --shared-skin a person has the same skin colour in all inputs, and only albedo and light are new. With neither,
+    a dataset of an earlier version is written in the layout of this one, with nothing else changed, so that `extract`
+    continues it.
 
       rigface convert out/old out/faces
+      rigface convert out/faces out/shared --shared-skin
       rigface convert out/faces out/deca --reconstruct deca
       rigface convert out/faces out/flame --reconstruct fit --head flame --shape 300 --expression 100
       rigface convert s3://bucket/faces s3://bucket/smirk --reconstruct smirk --workers 16
     """
 
     def run(self) -> int:
+        if self.shared_skin:
+            from pipelines.convert.shared_skin import share_skin
+
+            print(f"{self.out}: {share_skin(self).get('rows', 0):,} rows written now")
+            return 0
         if not self.reconstruct:
             from pipelines.convert.relayout import relayout
             from rigface.storage.store import Store

@@ -59,21 +59,27 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> dict[s
     head, detector = fitter.head_spec, _detector(stored, fitter)
     info = _info(config, before, source, head, detector)
     with lock.hold(store) as check:
-        earlier = run_info.load_own(store, "convert", FOLDERS)
-        if earlier is None:
-            run_info.write(store, info)
-        elif any(earlier[name] != json.loads(json.dumps(info[name])) for name in ("converted", "settings", "head")):
-            raise PlanError(
-                f"{store.uri} holds another conversion (of {earlier['converted']['from']} by "
-                f"{earlier['converted']['reconstructor']}); choose another OUT"
-            )
-        empty = schema.faces_schema(head, detector).empty_table()
-        store.publish("faces/schema.parquet", parquet(empty), replace=False)
-        for folder in ("inputs", IDENTITIES):
-            for path in source.paths(folder, ".parquet"):
-                store.publish(path, source.read(path), replace=False)
+        begin(source, store, info, schema.faces_schema(head, detector))
         units = [Unit(Path(part).stem, part) for part in parts]
         return dict(run_units(units, partial(ConvertUnit, config, info), config.pool, store, "faces", check, say))
+
+
+def begin(source: Store, store: Store, info: dict[str, Any], wanted: pa.Schema) -> None:
+    """Write what a conversion has beside its faces, or check that this one was begun here; the output is locked.
+
+    PlanError if the output holds another conversion.
+    """
+    earlier = run_info.load_own(store, "convert", FOLDERS)
+    if earlier is None:
+        run_info.write(store, info)
+    elif any(earlier.get(name) != json.loads(json.dumps(info.get(name))) for name in ("converted", "settings", "head")):
+        about = earlier["converted"]
+        by = about.get("reconstructor", "--shared-skin")
+        raise PlanError(f"{store.uri} holds another conversion (of {about['from']} by {by}); choose another OUT")
+    store.publish("faces/schema.parquet", parquet(wanted.empty_table()), replace=False)
+    for folder in ("inputs", IDENTITIES):
+        for path in source.paths(folder, ".parquet"):
+            store.publish(path, source.read(path), replace=False)
 
 
 def _reconstructor(config: ConvertConfig, before: dict[str, Any] | None, detector: DetectorSpec) -> Reconstructor:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from rigface.colour import LUMINANCE
 from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.types import HeadSpec
 
@@ -82,6 +83,17 @@ class OpenHead:
         """Reflectance (N, 3) of `plain_skin`, linear RGB, from albedo coefficients (N, A)."""
         axes = self.albedo_axes[: coefficients.shape[1], self.plain_skin].mean(1)
         return np.asarray(self.albedo_mean[self.plain_skin].mean(0) + coefficients @ axes)
+
+    def with_skin_colour(self, coefficients: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        """Albedo coefficients (N, A) whose `plain_skin` has these colours (N, 3), linear RGB above 0.
+
+        Their details grow and shrink with the skin's luminance.
+        """
+        own = self.skin_colour(coefficients)
+        details = coefficients[:, :-TONES] * ((colour @ LUMINANCE) / (own @ LUMINANCE))[:, None]
+        mean, axes = self.albedo_mean[self.plain_skin].mean(0), self.albedo[:, self.plain_skin].mean(1)
+        tone = ((colour - details @ axes) / mean - 1) / TONE_STD
+        return np.concatenate([details, tone], axis=1).astype(np.float32)
 
     @cached_property
     def plain_skin(self) -> np.ndarray:

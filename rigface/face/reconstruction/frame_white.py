@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 
 from rigface.colour import LUMINANCE
-from rigface.face.head.open_head import TONE_STD, TONES, OpenHead, has_tone
+from rigface.face.head.open_head import OpenHead, has_tone
 from rigface.face.reconstruction.protocol import Fit
 from rigface.image import resized, srgb8_to_linear
-from rigface.types import CROP_PX, HeadSpec
+from rigface.types import CROP_PX, FaceParams, HeadSpec
 
 SIDE_PX = 64  # pictures are averaged to this size: a white has to be larger than a spark
 WHITE, FRAME_WHITE = 0.99, 0.995  # quantiles of the largest component that count as white: of crop and face, of frame
@@ -72,12 +72,19 @@ def in_frame(fit: Fit, head: HeadSpec, brighter: np.ndarray, tracks: np.ndarray)
         return fit
     members = np.unique(tracks, return_inverse=True)[1]
     mean = np.bincount(members, np.log(brighter)) / np.bincount(members)
-    albedo, light = np.asarray(fit.params.albedo, np.float64), np.asarray(fit.params.light)
-    luminance = OpenHead.load().skin_colour(albedo) @ LUMINANCE
-    luminance = np.maximum(luminance, BLACK)
+    colour = np.maximum(OpenHead.load().skin_colour(np.asarray(fit.params.albedo, np.float64)), BLACK)
+    luminance = colour @ LUMINANCE
     seen = GAIN * (np.log(luminance / KEPT) - mean[members])
     scale = (KEPT * np.exp(seen)).clip(*RANGE) / luminance
-    tone = (scale[:, None] * (1 + TONE_STD * albedo[:, -TONES:]) - 1) / TONE_STD
-    scaled = np.concatenate([scale[:, None] * albedo[:, :-TONES], tone], axis=1).astype(np.float32)
-    params = replace(fit.params, albedo=scaled, light=(light / scale[:, None, None]).astype(np.float32))
-    return replace(fit, params=params)
+    return replace(fit, params=recoloured(fit.params, scale[:, None] * colour))
+
+
+def recoloured(params: FaceParams, colour: np.ndarray) -> FaceParams:
+    """N faces with skins of these colours (N, 3), linear RGB; their light changes by the opposite factors.
+
+    The picture's mean skin colour stays what it was, so this is the closed-form light of the new skin.
+    """
+    albedo = np.asarray(params.albedo, np.float64)
+    factor = colour / np.maximum(OpenHead.load().skin_colour(albedo), BLACK)
+    light = (np.asarray(params.light) / factor[:, None]).astype(np.float32)
+    return replace(params, albedo=OpenHead.load().with_skin_colour(albedo, colour), light=light)

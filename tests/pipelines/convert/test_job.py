@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.cli.main import main
 from pipelines.convert.config import ConvertConfig
 from pipelines.convert.job import NEW_QUALITY, convert
 from pipelines.extract.config import Settings, debug
@@ -111,6 +112,29 @@ def test_profile_of_the_first_dataset_does_not_return():
     settings = ConvertConfig("in", "out", "fit", head="open").settings(stored)
     assert (settings.reconstructor, settings.head, settings.expression_codes) == ("fit", "open", "none")
     assert (settings.detector, settings.parser) == ("mediapipe", "bisenet")
+
+
+def test_shared_skin_is_the_median_of_a_persons_tracks_and_light_makes_up_for_it(tmp_path):
+    dataset(tmp_path / "faces", people=3, identity="ann")
+    head = OpenHead.load()
+    paths = [f"faces/{k:02x}/{k:02x}unit.parquet" for k in range(3)]
+    store = Store(str(tmp_path / "faces"))
+    for path, brightness in zip(paths, (0.1, 0.2, 0.5)):
+        before = store.table(path)
+        albedo = head.with_skin_colour(np.zeros((6, head.spec.albedo)), np.full((6, 3), brightness))
+        at = before.schema.get_field_index("albedo")
+        column = schema.column(albedo, head.spec.albedo).cast(before.schema.field(at).type)
+        store.publish(path, parquet(before.set_column(at, before.schema.field(at), column)))
+    assert main(["convert", store.uri, str(tmp_path / "out"), "--shared-skin"]) == 0
+    for k, path in enumerate(paths):
+        old, new = store.table(path), table(tmp_path / "out", k)
+        assert head.skin_colour(schema.params_of(new).albedo) == pytest.approx(np.full((6, 3), 0.2), rel=1e-4)
+        factor = 0.2 / (0.1, 0.2, 0.5)[k]
+        assert schema.params_of(new).light * factor == pytest.approx(schema.params_of(old).light, rel=1e-4)
+        kept = [name for name in old.column_names if name not in ("albedo", "light")]
+        assert new.select(kept).equals(old.select(kept))
+    with pytest.raises(PlanError, match="--reconstruct first"):
+        ConvertConfig("in", "out", "fit", shared_skin=True)
 
 
 def test_folder_without_faces_is_refused(tmp_path):
