@@ -21,7 +21,7 @@ demo: env  ## extract the faces of a clip, show them, and open the editor in the
 test: env  ## run all tests, without a GPU and without network
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: env  ## run the tests that take a second at most: no cluster, server, browser or training
+test-fast: env  ## run the tests that take half a second at most: no cluster, server, browser or training
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not drill"
 
 lint: env  ## check style, format and types

@@ -29,20 +29,8 @@ os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
-SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared"}
-SLOW_PATHS = (
-    "tests/drills/", "tests/pipelines/train/", "tests/pipelines/telemetry/", "tests/serve/jobs/", "tests/serve/web/",
-    "tests/serve/provenance/", "tests/test_packaging.py", "tests/pipelines/assets/test_reproduce.py",
-    "tests/pipelines/cli/test_main.py::test_closed_pipe", "tests/pipelines/convert/test_job.py::test_deca_and_d3dfr",
-    "tests/pipelines/edit/test_job.py", "tests/pipelines/edit/test_signing.py", "tests/pipelines/evaluate/test_job.py",
-    "tests/pipelines/examples/test_captions.py", "tests/pipelines/extract/test_brought_weights.py",
-    "tests/pipelines/extract/test_stages.py", "tests/pipelines/refine/test_job.py",
-    "tests/rigface/face/controls/test_blendshape_transfer.py",
-    "tests/rigface/face/reconstruction/test_network_reconstructor.py",
-    "tests/rigface/model/test_finetuning.py", "tests/rigface/model/test_pipeline.py::test_compiled",
-    "tests/rigface/provenance/test_watermark.py", "tests/serve/api/test_openapi_contract.py",
-    "tests/test_architecture.py::test_an_import_is_cheap", "tests/test_docs.py::test_generated_tables",
-)  # fmt: skip
+SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared", "paired"}
+SLOW_PATHS = tuple(Path(__file__).with_name("slow.txt").read_text().splitlines()[1:])
 # Files that share one cluster, in one process: a second cluster takes ten seconds, and more while it idles. The service
 # comes last, because its controller takes a fifteenth of a core as long as it is there.
 CLUSTER_FILES = (
@@ -76,7 +64,7 @@ def pytest_collection():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start a cluster, server, browser or training, or take seconds, as `slow`; long files first."""
+    """Mark tests that start a cluster, server, browser or training, or take long, as `slow`; long files first."""
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
