@@ -198,7 +198,7 @@ def _sharded(model: ConditionedModel, config: TrainConfig, world: int, device: t
     )
     for each in model.networks:
         for name in ("down_blocks", "mid_block", "up_blocks"):
-            blocks: Any = getattr(each, name, ())
+            blocks: Any = getattr(each, name, None) or ()  # some networks have no middle
             for block in blocks if isinstance(blocks, nn.ModuleList) else (blocks,):
                 # Gradients enter the identity network's blocks through the recorded tokens, in their middle, where FSDP
                 # does not wait for them: its weights stay whole from forward to backward.

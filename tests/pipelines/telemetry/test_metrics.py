@@ -142,12 +142,12 @@ def test_series_of_a_training_are_at_the_endpoint(ray_cluster, tmp_path):
     from pipelines.train.config import debug
     from pipelines.train.job import train
     from rigface.model import checkpoint
-    from rigface.testing import fake_examples
+    from rigface.testing import fake_examples, toy_start
 
     part = tmp_path / "pairs" / "examples" / "00" / "00part.parquet"
     part.parent.mkdir(parents=True)
     pq.write_table(fake_examples.table(24), part)
-    checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
+    checkpoint.save(tmp_path / "tiny", toy_start.shallow(kind="bridge"))
     encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "tiny")), lambda words: None)
     config = replace(
         debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "out"), start=str(tmp_path / "tiny"), steps=3,

@@ -40,7 +40,7 @@ def place(tmp_path_factory):
         part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
         part.parent.mkdir(parents=True)
         pq.write_table(fake_examples.table(16, seed=k), part)
-    checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
+    checkpoint.save(folder / "tiny", toy_start.shallow(kind="bridge"))
     encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
     return folder
 

@@ -27,7 +27,7 @@ from pipelines.train.job import train
 from rigface.errors import JobBroken
 from rigface.model import checkpoint
 from rigface.storage.store import Store
-from rigface.testing import fake_examples
+from rigface.testing import fake_examples, toy_start
 
 pytestmark = pytest.mark.slow
 BROKEN = 13  # the step whose loss is not finite
@@ -41,7 +41,7 @@ def config(tmp_path_factory) -> TrainConfig:
         part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
         part.parent.mkdir(parents=True)
         pq.write_table(fake_examples.table(70, seed=k), part)
-    checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
+    checkpoint.save(folder / "tiny", toy_start.shallow(middle=True, kind="bridge"))
     encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
     config = replace(
         debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"),

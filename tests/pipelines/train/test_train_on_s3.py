@@ -27,7 +27,7 @@ from rigface.model.model_config import config_of
 from rigface.storage import lock, model_cache
 from rigface.storage.store import Store
 from rigface.storage.versions import newest_version
-from rigface.testing import fake_examples
+from rigface.testing import fake_examples, toy_start
 from rigface.video.decode import read_frames
 from tests.pipelines.made_faces import dataset
 
@@ -46,8 +46,8 @@ def _copies_here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sd15(tmp_path, clip_folder):
-    """A folder in the layout of Stable Diffusion 1.5 with the widths of `tiny`, its text encoder included."""
-    toy = checkpoint.tiny()
+    """A folder in the layout of Stable Diffusion 1.5 with as few layers as can be, its text encoder included."""
+    toy = toy_start.shallow()
     config = {k: v for k, v in toy.model.identity.config.items() if not k.startswith("_")}
     torch.manual_seed(5)
     UNet2DConditionModel(**config).save_pretrained(clip_folder / "unet")
@@ -90,7 +90,7 @@ def portrait(fixtures) -> bytes:
 
 
 def test_folder_is_fetched_once_and_again_after_a_change(bucket, tmp_path, monkeypatch):
-    checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
+    checkpoint.save(tmp_path / "tiny", toy_start.shallow(kind="bridge"))
     uri = f"{bucket}/{tmp_path.name}/model"
     store = uploaded(tmp_path / "tiny", uri)
     place = checkpoint.folder_of(uri)
