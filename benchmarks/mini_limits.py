@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.examples import held_out
-from pipelines.examples.layout import parts_of
+from pipelines.examples.example_index import ExampleIndex
 from rigface.evaluation.estimator import FaceEstimator
 from rigface.examples import examples_of
 from rigface.metrics.gain import gain
@@ -36,8 +36,8 @@ BATCH = 16
 
 def held_out_pairs(source: Store) -> Example:
     """All pairs of two photographs of held-out people; pictures (N, S, S, 3) uint8."""
-    rows = [r for r in held_out.rows_of(source, parts_of(source)) if r.kind == "pair"]
-    return examples_of(pa.concat_tables([source.table(r.part).slice(r.row, 1) for r in rows]).combine_chunks())
+    rows = [r for r in held_out.rows_of(ExampleIndex.of(source)) if r.kind == "pair"]
+    return examples_of(pa.concat_tables([r.part.table().slice(r.row, 1) for r in rows]).combine_chunks())
 
 
 def blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units, unit_name
 from pipelines.examples.config import EncodeConfig
+from pipelines.examples.example_index import INDEX, publish_index
 from pipelines.examples.layout import (
     EXAMPLES,
     autoencoder_hash,
@@ -53,18 +54,21 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
     origin = {"autoencoder": autoencoder, "spec": spec_of(source, parts).to_json(), "plan": plan_hash(source)}
     units = [Unit(unit_name(part, autoencoder), part) for part in parts]
     with lock.hold(store) as check:
-        info = run_info.load_own(store, "encode", (EXAMPLES,))
+        info, done = run_info.load_own(store, "encode", (EXAMPLES,)), store.ids(EXAMPLES, ".parquet")
         if info is None:
             run_info.write(store, origin | {"examples": source.uri} | run_info.software())
         elif any(info.get(name, value) != value for name, value in origin.items()) or (
-            store.ids(EXAMPLES, ".parquet") - {unit.name for unit in units}
+            done - {unit.name for unit in units}
         ):
             raise PlanError(
                 f"{store.uri} holds latents of another autoencoder or of other examples (those of {info['examples']}); "
                 "choose another OUT"
             )
-        worker = partial(EncodeUnit, config, autoencoder)
-        return dict(run_units(units, worker, config.pool, store, EXAMPLES, check, say))
+        if {unit.name for unit in units} - done:
+            store.delete(INDEX)
+        counts = run_units(units, partial(EncodeUnit, config, autoencoder), config.pool, store, EXAMPLES, check, say)
+        publish_index(store)
+        return dict(counts)
 
 
 class EncodeUnit:

@@ -1,21 +1,22 @@
 """Held-out examples: rows of a split, people in turns.
 
-Path: OUT/examples -> `rows_of` -> `in_turns` -> validation inside training, and `rigface evaluate`.
+Path: `ExampleIndex` -> `rows_of` -> `in_turns` -> validation inside training.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from rigface.storage.store import Store
+import numpy as np
+
+from pipelines.examples.example_index import ExampleIndex, Part
 
 
 @dataclass(frozen=True)
 class ExampleRow:
     """The small columns of an example, and its place: an object of examples/ and a row in it."""
 
-    part: str
+    part: Part
     row: int
     example: str
     split: str
@@ -25,18 +26,14 @@ class ExampleRow:
     delta_pose_deg: float
 
 
-COLUMNS = [field.name for field in fields(ExampleRow)[2:]]
-
-
-def rows_of(source: Store, parts: Sequence[str], split: str | None = "test") -> list[ExampleRow]:
-    """The rows of one split; None: of all."""
-
-    def read(part: str) -> list[ExampleRow]:
-        rows = source.table(part, COLUMNS).to_pylist()
-        return [ExampleRow(part, k, **row) for k, row in enumerate(rows) if split in (None, row["split"])]
-
-    with ThreadPoolExecutor(16) as pool:
-        return [row for rows in pool.map(read, parts) for row in rows]
+def rows_of(index: ExampleIndex, split: str = "test") -> list[ExampleRow]:
+    """The rows of one split."""
+    places = np.flatnonzero(index.is_of(split))
+    ends = np.cumsum(index.counts)
+    numbers = np.searchsorted(ends, places, side="right")
+    rows = places - (ends - index.counts)[numbers]
+    cells = index.table.take(places).to_pylist()
+    return [ExampleRow(index.parts[n], row, **cell) for n, row, cell in zip(numbers.tolist(), rows.tolist(), cells)]
 
 
 def in_turns(rows: Sequence[ExampleRow], order: Callable[[ExampleRow], Any]) -> list[ExampleRow]:

@@ -3,6 +3,7 @@
     OUT/rigface.json           settings, head, spec, versions, commit
     OUT/pairs.parquet          the plan: every example and the two rows it is made of
     OUT/examples/<2 hex>/<unit>.parquet   one object per unit of examples; see rigface/examples.py
+    OUT/index.parquet          the small columns of all examples, for the start of a training
     OUT/report.json            coverage of the pairs, refused pairs by reason
 
 The plan is made once and kept, so a stopped run goes on with the same pairs; a unit is done when its object exists.
@@ -17,11 +18,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import cast
 
+import pyarrow as pa
+
 from pipelines import run_info
 from pipelines.cluster.unit_job import run_units
 from pipelines.examples.compose_worker import ComposeUnit
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.coverage_report import PairReport
+from pipelines.examples.example_index import INDEX, publish_index
 from pipelines.examples.layout import EXAMPLES, PLAN, parquet_bytes
 from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
 from rigface.dataset.faces import Faces
@@ -62,7 +66,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
         else:
             plan = _new_plan(settings, source, say)
             # Only now is the earlier output deleted. The plan comes last: a run killed before it plans again.
-            for path in (PLAN, REPORT):
+            for path in (PLAN, REPORT, INDEX):
                 store.delete(path)
             store.delete_folder(EXAMPLES)
             info = {"config": settings_hash, "settings": values, "spec": spec.to_json(), "faces": source.uri}
@@ -77,8 +81,10 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
                 "choose another OUT or --overwrite"
             )
         worker = partial(ComposeUnit, config.faces, config.out, settings, spec, plan.bank)
+        if any(unit.name not in done for unit in units):
+            store.delete(INDEX)
         run_units(units, worker, config.pool, store, EXAMPLES, check, say)
-        report = replace(plan.report, made=_count_rows(store))
+        report = replace(plan.report, made=_counted(publish_index(store)))
         store.publish(REPORT, json.dumps(asdict(report), indent=1).encode())
     return report
 
@@ -107,10 +113,7 @@ def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None])
     return plan
 
 
-def _count_rows(store: Store) -> dict[str, int]:
+def _counted(rows: pa.Table) -> dict[str, int]:
     """Rows of the output, in all and by split and kind."""
-    counts: Counter[str] = Counter()
-    for path in sorted(store.paths(EXAMPLES, ".parquet")):
-        table = store.table(path, ["split", "kind"])
-        counts.update(f"{s} {k}" for s, k in zip(table["split"].to_pylist(), table["kind"].to_pylist()))
-    return {"rows": sum(counts.values()), **dict(sorted(counts.items()))}
+    counts = Counter(f"{s} {k}" for s, k in zip(rows["split"].to_pylist(), rows["kind"].to_pylist()))
+    return {"rows": len(rows), **dict(sorted(counts.items()))}

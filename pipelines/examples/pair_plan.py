@@ -13,7 +13,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from rigface.errors import PlanError
 
 MAX_BANK = 512  # photographs whose lights and expressions serve for staging
 MAX_STAGED = 8  # examples made of one frame alone
+MIXED_PARTS = 16  # objects of faces/ whose examples are mixed: a unit of work reads all of them
 PROGRESS_S = 10.0  # at least so long between two lines of progress
 
 Place = tuple[int, int]  # number of the object in `Faces.parts`, row in it
@@ -173,7 +174,7 @@ def plan_pairs(faces: Faces, settings: PairSettings, say: Callable[[str], None])
 def _examples(
     faces: Faces, pairs: list[tuple[Place, Place]], alone: list[Place], settings: PairSettings
 ) -> list[PlannedExample]:
-    """The examples of these pairs and single rows, by input."""
+    """The examples of these pairs and single rows, mixed."""
     random = np.random.default_rng([settings.seed, 2])
     both = [*pairs, *((place, place) for place in alone)]
     relit = random.random(len(both)) < settings.relit_pair_fraction
@@ -204,7 +205,31 @@ def _examples(
                 target_row=target_row,
             )
         )
-    return examples
+    return mixed(examples, settings.seed)
+
+
+def mixed(examples: Sequence[PlannedExample], seed: int) -> list[PlannedExample]:
+    """The examples in an order in which neighbours, and so the rows of a unit, are of many people.
+
+    Objects of faces/ come in random groups, and the examples of a group in random order. A group is made of as many
+    objects as a unit may read, `MIXED_PARTS`, or of all behind the sources of one object, if those are more.
+    """
+    by_part: dict[str, list[PlannedExample]] = {}
+    for planned in examples:
+        by_part.setdefault(planned.source_part, []).append(planned)
+    random = np.random.default_rng([seed, 3])
+    order: list[PlannedExample] = []
+    group: list[PlannedExample] = []
+    read: set[str] = set()
+    parts = sorted(by_part)
+    for number in random.permutation(len(parts)).tolist():
+        here = by_part[parts[number]]
+        behind = parts_behind(here)
+        if len(read | behind) > MIXED_PARTS:
+            order += [group[k] for k in random.permutation(len(group))]
+            group, read = [], set()
+        group, read = group + here, read | behind
+    return order + [group[k] for k in random.permutation(len(group))]
 
 
 class _Key(NamedTuple):

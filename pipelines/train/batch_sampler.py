@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
+from pipelines.examples.example_index import Part
 from rigface.errors import PlanError
-from rigface.storage.store import Store
 
 CACHE_BYTES = 2**30  # of parts already read, per process
 
@@ -89,23 +89,11 @@ def _epoch(sampler: BatchSampler, epoch: int) -> np.ndarray:
     return np.concatenate([np.stack([np.full(len(sampler.rows[p]), p), sampler.rows[p]], 1) for p in order])
 
 
-def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarray]:
-    """For each part, the numbers of its rows of one split. Reads one small column of each, many at a time."""
-
-    def rows(path: str) -> np.ndarray:
-        return np.flatnonzero(np.array(store.table(path, ["split"])["split"].to_pylist()) == split)
-
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(rows, parts))
-
-
 class Reader:
     """Reads windows of parts numbered as in `BatchSampler`; recent parts stay in memory, up to `cache_bytes`."""
 
-    def __init__(
-        self, store: Store, parts: Sequence[str], columns: Sequence[str], cache_bytes: int = CACHE_BYTES
-    ) -> None:
-        self._store, self._parts, self._columns, self._cache_bytes = store, list(parts), list(columns), cache_bytes
+    def __init__(self, parts: Sequence[Part], columns: Sequence[str], cache_bytes: int = CACHE_BYTES) -> None:
+        self._parts, self._columns, self._cache_bytes = list(parts), list(columns), cache_bytes
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._bytes = 0
 
@@ -120,7 +108,7 @@ class Reader:
         if number in self._tables:
             self._tables.move_to_end(number)
             return self._tables[number]
-        table = self._store.table(self._parts[number], self._columns)
+        table = self._parts[number].table(self._columns)
         self._tables[number] = table
         self._bytes += table.nbytes
         while self._bytes > self._cache_bytes and len(self._tables) > 1:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.examples.layout import schema_of
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.train import batch_sampler, model_setup
 from pipelines.train.augmentation import augmented
 from pipelines.train.config import TrainConfig
@@ -26,7 +26,6 @@ from rigface.examples import CAPTION, IDENTITY, PICTURES, LatentSpec, examples_o
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.text import TextEncoder
-from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from pipelines.train.trainer_state import TrainerState
@@ -37,35 +36,32 @@ CACHED_CAPTIONS = 4096  # embeddings: in clips many frames share a caption
 class Batches:
     """Steps' examples as latents on the device, and the seconds spent waiting for each."""
 
-    def __init__(
-        self, config: TrainConfig, source: Store, parts: list[str], state: TrainerState, micro_batches: list[int]
-    ) -> None:
-        self._subject = Subject.of(state, source, parts)
-        rows = self._subject.rows if self._subject else batch_sampler.usable_rows(source, parts, "train")
+    def __init__(self, config: TrainConfig, index: ExampleIndex, state: TrainerState, micro_batches: list[int]) -> None:
+        self._subject = Subject.of(state, index)
+        rows = self._subject.rows if self._subject else index.rows("train")
         self._order = batch_sampler.BatchSampler(
             rows, config.batch, config.micro_batches, config.shuffle_window, config.seed
         )
-        schema = schema_of(source, parts)
-        self._latent = LatentSpec.of(schema)
+        self._latent = LatentSpec.of(index.schema)
         if self._latent is not None and config.augment:
             raise PlanError(
-                f"{source.uri} holds latents, but augment needs pictures: give the folder that `pair` wrote, or "
+                f"{config.examples} holds latents, but augment needs pictures: give the folder that `pair` wrote, or "
                 "--no-augment"
             )
         model_setup.check(state.loaded, state.spec, self._latent)
         columns = ["expression_code", *(f"{name}_latents" if self._latent else name for name in PICTURES)]
         if state.loaded.config.identity:
             columns.append(IDENTITY)
-        self._caption_encoder = CaptionEncoder.of(state.loaded, schema, state.device)
+        self._caption_encoder = CaptionEncoder.of(state.loaded, index.schema, state.device)
         if self._caption_encoder is not None:
             columns.append(CAPTION)
         if self._subject is not None:
             columns.append("identity")
         windows = self._order.windows(micro_batches, state.step)
         if config.reader == "ray" and config.workers:
-            self._windows = read_with_ray(windows, source, parts, columns)
+            self._windows = read_with_ray(windows, index.parts, columns)
         else:
-            self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))
+            self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(index.parts, columns))
         self._state, self._micro_batches = state, micro_batches
 
     def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:

@@ -17,6 +17,7 @@ from functools import partial
 from pipelines import run_info
 from pipelines.cluster.ray_errors import cause_of
 from pipelines.cluster.session import connected
+from pipelines.examples.example_index import INDEX
 from pipelines.examples.layout import examples_hash
 from pipelines.train import report
 from pipelines.train.backend import LocalBackend, RayBackend
@@ -47,6 +48,11 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
     store = Store(config.out)
     with lock.hold(store) as check:
         _claim(store, config)
+        if not Store(config.examples).exists(INDEX):
+            say(
+                f"{config.examples} has no {INDEX}, so every worker reads columns of all its parts first; the command "
+                "that made it writes one when it is run again"
+            )
         numbers = _on_ray(config, store) if config.workers else _in_process(config, store, check)
         check()
         report.write(store)

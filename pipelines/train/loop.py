@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipelines.examples.layout import parts_of, spec_of
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.telemetry import metrics
 from pipelines.train import model_setup
 from pipelines.train.backend import Backend
@@ -54,10 +54,9 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     if config.gpu:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    store, source = Store(config.out), Store(config.examples)
+    store, index = Store(config.out), ExampleIndex.of(Store(config.examples))
     store.before_publish = backend.check
-    parts = parts_of(source)
-    state = TrainerState(config, spec_of(source, parts), backend, device)
+    state = TrainerState(config, index.spec, backend, device)
     with backend.latest() as folder:
         if folder is not None:
             state.load(folder)
@@ -65,8 +64,8 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     log = MetricLog(store, backend.rank == 0, state.step, config.log_format == "json")
     micro_batches = list(range(backend.rank, config.micro_batches, backend.world))
     passes = math.ceil(config.micro_batches / backend.world)
-    batches = Batches(config, source, parts, state, micro_batches)
-    validation = Validation(config, source, backend, state.loaded.config)
+    batches = Batches(config, index, state, micro_batches)
+    validation = Validation(config, index, backend, state.loaded.config)
     began, numbers = time.monotonic(), {"step": float(state.step), "trained_parameters": float(state.trained)}
     skipped = in_a_row = 0
     if state.step == 0:

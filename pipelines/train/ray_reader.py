@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipelines.examples.example_index import Part
 from pipelines.train.batch_sampler import Reader, ReadWindow
-from rigface.storage.store import Store
 
 AHEAD = 2  # windows read before use
 DATASET_WINDOWS = 64  # windows per dataset: starting one takes part of a second
@@ -24,8 +24,8 @@ READ_CPUS = 0.25
 class _Read:
     """One window in, its rows out. A reader per actor, so that recent parts stay in its memory."""
 
-    def __init__(self, uri: str, parts: Sequence[str], columns: Sequence[str]) -> None:
-        self._read = Reader(Store(uri), parts, columns)
+    def __init__(self, parts: Sequence[Part], columns: Sequence[str]) -> None:
+        self._read = Reader(parts, columns)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         window = ReadWindow(0, int(batch["steps"][0]), batch["parts"][0], batch["rows"][0])
@@ -33,7 +33,7 @@ class _Read:
 
 
 def read_with_ray(
-    windows: Iterator[ReadWindow], source: Store, parts: Sequence[str], columns: Sequence[str]
+    windows: Iterator[ReadWindow], parts: Sequence[Part], columns: Sequence[str]
 ) -> Iterator[tuple[ReadWindow, pa.Table]]:
     """Windows with their rows, in order, read by Ray Data."""
     import ray.data
@@ -48,7 +48,7 @@ def read_with_ray(
         items = [{"steps": w.steps, "parts": w.parts, "rows": w.rows} for w in chunk]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Read,
-            fn_constructor_args=(source.uri, list(parts), list(columns)),
+            fn_constructor_args=(list(parts), list(columns)),
             batch_size=1,
             compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=AHEAD),
             num_cpus=READ_CPUS,

@@ -1,22 +1,21 @@
 """The person that a personal recipe learns: the rows that are trained on, and their prompts.
 
-Path: examples -> `Subject.of` -> rows of `Batches`; a batch's people -> `Subject.texts`.
+Path: `ExampleIndex` -> `Subject.of` -> rows of `Batches`; a batch's people -> `Subject.texts`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.train.trainer_state import TrainerState
 from rigface.errors import PlanError
 from rigface.model.recipes.dreambooth import class_prompt
-from rigface.storage.store import Store
 
 
 class Subject:
@@ -26,7 +25,7 @@ class Subject:
         self.name, self.rows, self._texts = name, rows, texts
 
     @staticmethod
-    def of(state: TrainerState, source: Store, parts: Sequence[str]) -> Subject | None:
+    def of(state: TrainerState, index: ExampleIndex) -> Subject | None:
         """The person that the config names, or who has most examples; None if the recipe is not of one person.
 
         With a prior, rows of the person are repeated until they are as many as all others. PlanError if there is no
@@ -34,14 +33,8 @@ class Subject:
         """
         if not state.recipe.personal:
             return None
-
-        def trained(path: str) -> np.ndarray:
-            table = source.table(path, ["split", "identity"])
-            splits, people = (np.array(table[name].to_pylist()) for name in ("split", "identity"))
-            return np.where(splits == "train", people, "")
-
-        with ThreadPoolExecutor(16) as pool:
-            people = list(pool.map(trained, parts))
+        everyone_here = np.array(index.table["identity"].to_pylist())
+        people = index.by_part(np.where(index.is_of("train"), everyone_here, ""))
         counts = Counter(str(name) for part in people for name in part if name)
         name = state.config.subject or max(sorted(counts), key=counts.__getitem__, default="")
         if not counts[name]:

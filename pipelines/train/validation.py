@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.examples import held_out
-from pipelines.examples.layout import parts_of
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
@@ -32,7 +32,6 @@ from rigface.model.diffusion import Draw, row_losses
 from rigface.model.latents import decode, encode_conditions, encode_example, lost_detail
 from rigface.model.model_config import ModelConfig
 from rigface.model.sampling import SamplingBatch, SamplingState, seeded
-from rigface.storage.store import Store
 from rigface.types import DLIB_SAME_PERSON, Example
 
 GRID_ROWS = 12
@@ -45,9 +44,9 @@ COLUMNS = ("reference", "background", "render", "target", "expression_code", "ex
 class Validation:
     """The validation of one run; faces are measured with the profile of the `model`."""
 
-    def __init__(self, config: TrainConfig, source: Store, backend: Backend, model: ModelConfig) -> None:
+    def __init__(self, config: TrainConfig, index: ExampleIndex, backend: Backend, model: ModelConfig) -> None:
         self._config, self._backend, self._profile = config, backend, model.profile
-        self._table = _chosen(source, config.validation_examples, [IDENTITY] if model.identity else [])
+        self._table = _chosen(index, config.validation_examples, [IDENTITY] if model.identity else [])
         self._estimator: FaceEstimator | None = None
         self._estimates: dict[str, list[Estimate | None]] = {}
 
@@ -114,7 +113,7 @@ def _face_numbers(faces: Sequence[tuple[Estimate, Estimate, Estimate]]) -> dict[
     return numbers
 
 
-def _chosen(source: Store, count: int, more: list[str]) -> pa.Table | None:
+def _chosen(index: ExampleIndex, count: int, more: list[str]) -> pa.Table | None:
     """Rows of split `test`, people in turns, larger turns first; the same in every run. None if there are none.
 
     Pairs of two photographs only, if there are any: the preview can undo its own staging of a source, which no model
@@ -122,12 +121,12 @@ def _chosen(source: Store, count: int, more: list[str]) -> pa.Table | None:
     """
     if count < 1:
         return None
-    rows = held_out.rows_of(source, parts_of(source))
+    rows = held_out.rows_of(index)
     if not rows:
         return None
     rows = [row for row in rows if row.kind == "pair"] or rows
     chosen = held_out.in_turns(rows, lambda row: (-min(row.delta_pose_deg, MAX_TURN_DEG), row.example))[:count]
-    return pa.concat_tables([source.table(r.part, [*COLUMNS, *more]).slice(r.row, 1) for r in chosen]).combine_chunks()
+    return pa.concat_tables([r.part.table([*COLUMNS, *more]).slice(r.row, 1) for r in chosen]).combine_chunks()
 
 
 def losses_by_level(state: TrainerState, example: Example, config: TrainConfig) -> dict[str, float]:

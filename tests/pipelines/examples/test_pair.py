@@ -12,6 +12,7 @@ import pytest
 from pipelines.examples import pair_sampling
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.pair import pair
+from pipelines.examples.pair_plan import MIXED_PARTS, PlannedExample, mixed, parts_behind
 from pipelines.examples.pair_sampling import Candidates, Chooser, Frames, candidates, coverage
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
@@ -131,6 +132,22 @@ def test_a_chooser_holds_about_as_many_pairs_as_are_wanted(monkeypatch):
     for pose in np.random.default_rng(0).choice([1.0, 6, 15, 25, 50], (100, 40)):
         chooser.add(pairs_of(pose, np.zeros(40, int)))
         assert sum(map(len, chooser._held)) <= 30 + 5 + 50 + 40
+
+
+def test_neighbours_of_a_plan_are_of_many_people_and_a_unit_reads_few_objects():
+    """Ninety clips of forty examples each, in objects of faces/ with three clips, in units of 64."""
+    planned = [
+        PlannedExample(
+            f"{n:04}", f"p{n // 40}", "train", False, False, False, None, f"{n // 120:03}", 0, f"{n // 120:03}", 1
+        )
+        for n in range(3600)
+    ]
+    order = mixed(planned, seed=1)
+    assert sorted(p.example for p in order) == [p.example for p in planned]
+    units = [order[first : first + 64] for first in range(0, 3600, 64)]
+    assert min(len({p.identity for p in unit}) for unit in units[:-1]) > 20
+    assert max(len(parts_behind(unit)) for unit in units) <= 2 * MIXED_PARTS  # a unit may lie in two groups
+    assert mixed(planned, seed=1) == order != mixed(planned, seed=2)
 
 
 def test_candidates_depend_on_the_seed_only():

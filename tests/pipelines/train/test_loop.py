@@ -14,14 +14,17 @@ import torch
 
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
-from pipelines.examples.layout import parts_of, schema_of
+from pipelines.examples.example_index import INDEX, ExampleIndex
 from pipelines.train import batch_sampler, metric_log, prepare_examples
 from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
 from pipelines.train.backend import LocalBackend
+from pipelines.train.batches import Batches
 from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train.job import _claim, train
 from pipelines.train.loop import learning_rate, loop
+from pipelines.train.trainer_state import TrainerState
+from pipelines.train.validation import Validation
 from rigface.errors import JobBroken, PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint
@@ -103,20 +106,17 @@ def test_fewer_examples_than_a_batch_are_repeated_and_none_is_refused():
 
 
 def test_reader_returns_the_rows_of_the_window(place):
-    store = Store(str(place / "latents"))
-    parts = sorted(store.paths("examples", ".parquet"))
-    rows = batch_sampler.usable_rows(store, parts, "train")
-    order = batch_sampler.BatchSampler(rows, batch=3, window=2, seed=1)
-    read = batch_sampler.read_ahead(
-        order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], cache_bytes=1)
-    )
+    index = ExampleIndex.of(Store(str(place / "latents")))
+    order = batch_sampler.BatchSampler(index.rows("train"), batch=3, window=2, seed=1)
+    reader = batch_sampler.Reader(index.parts, ["example", "split"], cache_bytes=1)
+    read = batch_sampler.read_ahead(order.windows([0]), reader)
     following = 0
     for _, (window, table) in zip(range(4), read):
         assert window.first == following
         following += window.steps
         assert set(table["split"].to_pylist()) == {"train"}
         expected = [
-            store.table(parts[p], ["example"])["example"][int(r)].as_py() for p, r in zip(window.parts, window.rows)
+            index.parts[p].table(["example"])["example"][int(r)].as_py() for p, r in zip(window.parts, window.rows)
         ]
         assert table["example"].to_pylist() == expected
 
@@ -229,6 +229,41 @@ def test_micro_batches_equal_gradient_accumulation(place, tmp_path):
     assert losses(halves.out) == pytest.approx(losses(wide.out), rel=1e-4)
 
 
+def test_start_reads_the_index_once_and_no_column_of_every_part(place, tmp_path, monkeypatch):
+    """Of the parts only those are read whose rows are shown; without an index each is read, to the same rows."""
+    read: list[str] = []
+
+    def counted(real):
+        def get(store, path):
+            if store.uri.endswith("latents"):
+                read.append(path)
+            return real(store, path)
+
+        return get
+
+    for name in ("open", "read"):
+        monkeypatch.setattr(Store, name, counted(getattr(Store, name)))
+    config, backend = toy(place, tmp_path, validation_examples=1), LocalBackend(Store(str(tmp_path)))
+    index = ExampleIndex.of(Store(config.examples))
+    state = TrainerState(config, index.spec, backend, torch.device("cpu"))
+    Batches(config, index, state, [0])
+    assert read == [INDEX]
+    Validation(config, index, backend, state.loaded.config)
+    assert len(read) == 2
+
+    copied = tmp_path / "latents"
+    shutil.copytree(place / "latents", copied)
+    (copied / INDEX).unlink()
+    read.clear()
+    other = ExampleIndex.of(Store(str(copied)))
+    assert {path for path in read if path != INDEX} == {part.path for part in index.parts}
+    assert other.table.to_pylist() == index.table.to_pylist()
+    assert (other.counts, other.schema.metadata) == (index.counts, index.schema.metadata)
+    (copied / index.parts[0].path).unlink()
+    shutil.copy(place / "latents" / INDEX, copied)
+    assert not ExampleIndex.of(Store(str(copied))).is_stored, "an index of other parts"
+
+
 def test_training_writes_model_page_and_log(place, tmp_path):
     config = toy(place, tmp_path, validation_examples=3, validate_every=2, steps=4)
     numbers = train(config, lambda words: None)
@@ -330,7 +365,7 @@ def test_other_examples_in_the_same_folder_are_refused(place, tmp_path):
     shutil.copytree(place / "latents", examples)
     config = toy(place, tmp_path / "out", examples=str(examples), steps=1)
     train(config, lambda words: None)
-    next(examples.rglob("*.parquet")).unlink()
+    next((examples / "examples").rglob("*.parquet")).unlink()
     with pytest.raises(PlanError, match="holds other examples than when"):
         train(replace(config, steps=4), lambda words: None)
 
@@ -410,7 +445,6 @@ def test_presets_are_complete_and_serialisable():
 
 
 def test_latent_spec_is_read_back(place):
-    store = Store(str(place / "latents"))
-    spec = LatentSpec.of(schema_of(store, parts_of(store)))
+    spec = LatentSpec.of(ExampleIndex.of(Store(str(place / "latents"))).schema)
     assert isinstance(spec, LatentSpec)
     assert (spec.channels, spec.height) == (4, 16)

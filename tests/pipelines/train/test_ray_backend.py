@@ -19,7 +19,7 @@ import torch
 
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
-from pipelines.examples.layout import parts_of
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.train import batch_sampler, job, metric_log, ray_reader
 from pipelines.train.backend import SNAPSHOT, LocalBackend
 from pipelines.train.config import TrainConfig, debug
@@ -52,7 +52,7 @@ def config(tmp_path_factory) -> TrainConfig:
     order = order_of(config)
     assert config.steps <= order.steps_per_epoch, "the example would be seen again"
     window = next(order.windows([0, 1], BROKEN - 1))
-    path = Path(config.examples, parts_of(Store(config.examples))[window.parts[0]])
+    path = Path(config.examples, ExampleIndex.of(Store(config.examples)).parts[window.parts[0]].path)
     table, name = pq.read_table(path), "target_latents"
     values = table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1).copy()
     values[window.rows[0]] = np.inf
@@ -63,8 +63,7 @@ def config(tmp_path_factory) -> TrainConfig:
 
 
 def order_of(config: TrainConfig) -> batch_sampler.BatchSampler:
-    store = Store(config.examples)
-    rows = batch_sampler.usable_rows(store, parts_of(store), "train")
+    rows = ExampleIndex.of(Store(config.examples)).rows("train")
     return batch_sampler.BatchSampler(rows, config.batch, config.micro_batches, config.shuffle_window, config.seed)
 
 
@@ -175,15 +174,12 @@ def test_two_workers_with_averaged_gradients_keep_the_loss_curve(config, alone, 
 
 
 def test_ray_data_returns_windows_in_order(config, ray_cluster):
-    store = Store(config.examples)
-    parts = parts_of(store)
-    order = batch_sampler.BatchSampler(
-        batch_sampler.usable_rows(store, parts, "train"), batch=3, micro_batches=2, window=2, seed=3
-    )
+    index = ExampleIndex.of(Store(config.examples))
+    order = batch_sampler.BatchSampler(index.rows("train"), batch=3, micro_batches=2, window=2, seed=3)
     columns = ["example"]
     start = 3  # in the middle of a window
-    by_ray = ray_reader.read_with_ray(order.windows([0, 1], start), store, parts, columns)
-    by_thread = batch_sampler.read_ahead(order.windows([0, 1], start), batch_sampler.Reader(store, parts, columns))
+    by_ray = ray_reader.read_with_ray(order.windows([0, 1], start), index.parts, columns)
+    by_thread = batch_sampler.read_ahead(order.windows([0, 1], start), batch_sampler.Reader(index.parts, columns))
     for _, (ours, theirs) in zip(range(5), zip(by_thread, by_ray)):
         assert ours[0].first == theirs[0].first
         assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()

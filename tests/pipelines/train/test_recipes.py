@@ -10,7 +10,7 @@ import torch
 
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
-from pipelines.examples.layout import parts_of, spec_of
+from pipelines.examples.example_index import ExampleIndex
 from pipelines.train import trainer_state
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
@@ -49,12 +49,12 @@ class Run:
     """A training in this process, step by step."""
 
     def __init__(self, config, folder=None):
-        source, backend = Store(config.examples), LocalBackend(Store(config.out))
+        index, backend = ExampleIndex.of(Store(config.examples)), LocalBackend(Store(config.out))
         torch.manual_seed(config.seed)
-        self.state = TrainerState(config, spec_of(source, parts_of(source)), backend, torch.device("cpu"))
+        self.state = TrainerState(config, index.spec, backend, torch.device("cpu"))
         if folder is not None:
             self.state.load(folder)
-        self._batches = iter(Batches(config, source, parts_of(source), self.state, [0]))
+        self._batches = iter(Batches(config, index, self.state, [0]))
 
     def step(self):
         number, batch, _ = next(self._batches)
