@@ -57,7 +57,7 @@ def port_edit(
     reference, background, render = pipe._encode(*(_picture(pictures[n]) for n in ("source", "background", "render")))
     text = pipe.model.default_text[None]
     port.encode_reference(reference, text)
-    scheduler = make_scheduler(pipe.config.process, PORT_SAMPLER, PORT_STEPS)
+    scheduler = make_scheduler(pipe.model_config.process, PORT_SAMPLER, PORT_STEPS)
     latents = noise * scheduler.init_noise_sigma
     question = {
         "background": background,
@@ -88,11 +88,11 @@ def measure(name: str, threads: int, rounds: int = 0) -> dict[str, Any]:
     code = random.normal(size=64).astype(np.float32)
     latent = size["px"] // 2 ** (len(size["vae"]) - 1)
     noise = torch.randn((1, 4, latent, latent), generator=torch.Generator().manual_seed(0))
-    plain, shipped = RigFacePipeline(made), _shipped(made)
+    plain, shipped = RigFacePipeline.of(made), _shipped(made)
     port = Port(made.model)
 
     def ours(pipe: RigFacePipeline, **options: Any) -> np.ndarray:
-        return pipe(**pictures, expression_code=code, noise=noise, output="np", **options).images[0]
+        return pipe(**pictures, expression_code=code, noise=noise, output_type="np", **options).images[0]
 
     seconds: dict[str, list[float]] = {"port": [], "ours": []}
     pictures_of: dict[str, np.ndarray] = {}
@@ -104,7 +104,7 @@ def measure(name: str, threads: int, rounds: int = 0) -> dict[str, Any]:
             began = time.perf_counter()
             pictures_of[who] = run()
             seconds[who].append(time.perf_counter() - began)
-    same = ours(plain, scheduler=PORT_SAMPLER, steps=PORT_STEPS)
+    same = ours(plain, scheduler=PORT_SAMPLER, num_inference_steps=PORT_STEPS)
     ratios = [a / b for a, b in zip(seconds["port"], seconds["ours"])]
     process = made.config.process
     dtype = "float32" if autocast_dtype("auto", torch.device("cpu")) is None else "bfloat16"
@@ -125,7 +125,7 @@ def measure(name: str, threads: int, rounds: int = 0) -> dict[str, Any]:
 
 def _shipped(made: Checkpoint) -> RigFacePipeline:
     """As `from_pretrained(..., autocast="auto")` has it, on a copy: half weights change the checkpoint."""
-    return RigFacePipeline(copy.deepcopy(made), autocast="auto", half_weights=True)
+    return RigFacePipeline.of(copy.deepcopy(made), autocast="auto", half_weights=True)
 
 
 def main() -> None:

@@ -154,8 +154,8 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
 
     variants = {"port": (lambda: port.encode_reference(reference, q["text"]), ported)}
     if half is not None:  # first, because its copy shrinks
-        light = RigFacePipeline(copy.deepcopy(made), autocast=half, half_weights=True).model
-    plain = RigFacePipeline(copy.deepcopy(made)).model
+        light = RigFacePipeline.of(copy.deepcopy(made), autocast=half, half_weights=True).model
+    plain = RigFacePipeline.of(copy.deepcopy(made)).model
     variants["ours"] = (ours(plain, "ours", True), ours(plain, "ours", False))
     if half is not None:
         variants["ours_bf16"] = (ours(light, "ours_bf16", True), ours(light, "ours_bf16", False))

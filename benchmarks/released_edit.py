@@ -64,7 +64,7 @@ class AuthorsChain:
 
     def __init__(self, editor: Editor, pipe: RigFacePipeline, timed_steps: int) -> None:
         self._editor, self._pipe, self._port, self._steps = editor, pipe, Port(pipe.model), timed_steps
-        self._composer = Composer(replace(pipe.config.conditions, size=PORT_PX))
+        self._composer = Composer(replace(pipe.model_config.conditions, size=PORT_PX))
         self.seconds: dict[str, float] = {}
 
     def __call__(self, photo: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -86,12 +86,12 @@ class AuthorsChain:
 
     @torch.inference_mode()
     def _sample(self, conditions: Conditions) -> tuple[np.ndarray, float]:
-        pipe, size = self._pipe, self._pipe.config.size
+        pipe, size = self._pipe, self._pipe.model_config.size
         pictures = [to_tensor(resized(p, size))[None] for p in (conditions.reference, conditions.background)]
         reference, background, render = pipe._encode(*pictures, to_tensor(resized(conditions.render, size))[None])
         text = pipe.model.default_text[None]
         self._port.encode_reference(reference, text)
-        scheduler = make_scheduler(pipe.config.process, PORT_SAMPLER, PORT_STEPS)
+        scheduler = make_scheduler(pipe.model_config.process, PORT_SAMPLER, PORT_STEPS)
         latents = seeded([0], tuple(background.shape[1:]))[0] * scheduler.init_noise_sigma
         code = torch.from_numpy(conditions.expression_code)[None]
         question = {"background": background, "render": render, "expression_code": code, "text": text}
@@ -134,7 +134,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     frames = [frame.image for frame in read_frames(str(harness.CLIP))]
     photo, target = frames[0], frames[len(frames) // 2]
     analyzer = FaceAnalyzer.load(config.profile)
-    composer, plain = Composer(config.conditions), RigFacePipeline(made)
+    composer, plain = Composer(config.conditions), RigFacePipeline.of(made)
     port = AuthorsChain(Editor(analyzer), plain, steps)
     analyzer(photo)  # what is compiled and allocated at first use
     theirs = port(photo, target)
@@ -149,7 +149,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
             for n in FEW_STEPS
         )
         precise_s = few + (PORT_STEPS - FEW_STEPS[0]) * (more - few) / (FEW_STEPS[1] - FEW_STEPS[0])
-    shipped = RigFacePipeline(copy.deepcopy(made) if name == "small" else made, autocast="auto", half_weights=True)
+    shipped = RigFacePipeline.of(copy.deepcopy(made) if name == "small" else made, autocast="auto", half_weights=True)
     default = Editor(analyzer, ModelEditor(shipped), composer)
     _, default_s = timed_edit(default, photo, target)
     sampling_s = port.seconds["steps"] + port.seconds["encode_decode"]

@@ -148,7 +148,7 @@ class Editor:
 
         pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast=autocast, compile=compile)
         check_head(pipe, analyzer.head)
-        composer = Composer(pipe.config.conditions)
+        composer = Composer(pipe.model_config.conditions)
         if adapter is not None:
             pipe.use_adapter(adapter)
         return cls(analyzer, ModelEditor(pipe, **sampling), composer)

@@ -36,7 +36,7 @@ class ModelEditor:
         self.pipe, self._sampling, self._clip_scale = pipe, sampling, clip_scale
         self._clip = None if clip is None else ClipGuidance.load(clip, pipe.device)
         self.has_text_encoder = pipe.has_text_encoder or clip is not None  # so that it takes a prompt
-        process = pipe.config.process
+        process = pipe.model_config.process
         make_scheduler(
             process,
             sampling.get("scheduler") or process.scheduler,
@@ -67,7 +67,7 @@ class ModelEditor:
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
     """BadCheckpoint if a model was trained with another head than conditions will show, or other codes."""
-    trained, config = pipe.config.head, pipe.config
+    trained, config = pipe.model_config.head, pipe.model_config
     if config.expression_field == "expression" and pipe.model.expression_size != head.expression:
         raise BadCheckpoint(
             f"these weights take {pipe.model.expression_size} expression coefficients, the head {head.name!r} has "

@@ -82,7 +82,7 @@ def test_precise_edit_takes_the_sampling_of_the_authors(photo, tmp_path, monkeyp
     )
     ((pipe, options),) = asked
     assert (options["scheduler"], options["steps"], pipe._dtype) == ("unipc", 50, None)
-    assert pipe.config.prompt == "A close up of a person."
+    assert pipe.model_config.prompt == "A close up of a person."
 
 
 def test_dataset_of_the_profile_trains_and_measures_the_released_model(assets, photo, tmp_path):

@@ -1,4 +1,4 @@
-"""The command `assets`: recognise, link, list and check weights and licensed files."""
+"""The commands `assets` (link, list and check weights and licensed files) and `model` (the Hugging Face Hub)."""
 
 from __future__ import annotations
 
@@ -63,4 +63,40 @@ class AssetsCommand:
         return report.checked(self.words[0] if self.words else "", folder)
 
 
-COMMANDS = {"assets": AssetsCommand}
+@dataclass(frozen=True)
+class ModelCommand:
+    """Fetch a model from the Hugging Face Hub, or upload your own.
+
+      rigface model fetch org/name
+      rigface edit photo.jpg out.png --checkpoint org/name --yaw 15
+      HF_TOKEN=... rigface model push runs/mine/model org/name
+
+    `fetch` downloads into the cache of huggingface_hub: safetensors, JSON and text, no pickles and no code. From then
+    on `--checkpoint`, `--start` and `--adapter` take the name, or `org/name@revision`, without a network; they download
+    nothing by themselves unless RIGFACE_HUB=1 is set. `push` uploads a folder of weights with its model card,
+    README.md: complete the card first. The repository is made if there is none, and is private. The token is that of
+    HF_TOKEN.
+    """
+
+    action: Positional[Literal["fetch", "push"]]
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="[FOLDER] ORG/NAME")]
+    """Of `fetch`: the name of a repository; of `push`: a folder of weights, such as OUT/model or OUT/adapter of
+    `rigface train`, and the name."""
+    public: bool = False  # `push`: a repository that is made may be read by everybody.
+    pull_request: bool = False  # `push`: propose the files instead of writing them.
+
+    def run(self) -> int:
+        from rigface.model.checkpoint_folder import folder_of
+        from rigface.model.hub import repository
+
+        if len(self.words) != (1 if self.action == "fetch" else 2):
+            raise PlanError("want fetch ORG/NAME, or push FOLDER ORG/NAME")
+        if self.action == "fetch":
+            print(repository.found(self.words[0], fetch=True))
+        else:
+            folder, name = folder_of(self.words[0]), self.words[1]
+            print(repository.push(folder, name, private=not self.public, pull_request=self.pull_request))
+        return 0
+
+
+COMMANDS = {"assets": AssetsCommand, "model": ModelCommand}

@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Weights": {
         "assets": ("assets", "Link, list and check weights and licensed files that you downloaded"),
+        "model": ("assets", "Fetch a model from the Hugging Face Hub, or upload your own"),
     },
     "Clusters": {
         "submit": ("cluster", "Run one of these jobs on a Ray cluster"),

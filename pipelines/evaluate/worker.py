@@ -63,7 +63,7 @@ def candidate(name: str, model: str, seeds: int, device: str) -> Candidate:
     """An editor by a name of `Editor.load`, which says what may be wrong with it."""
     editor, chance = Editor.load(model, device), False
     if (pipeline := getattr(editor.model, "pipe", None)) is not None:
-        process = pipeline.config.process
+        process = pipeline.model_config.process
         chance = process.kind != "bridge" or bool(process.bridge_noise)
     return Candidate(name, editor, profile_of(model), seeds if chance else 1)
 
@@ -73,7 +73,7 @@ def round_trip(pipeline: RigFacePipeline) -> Callable[[np.ndarray], np.ndarray]:
 
     @torch.no_grad()
     def encode_and_decode(picture: np.ndarray) -> np.ndarray:
-        small = resized(picture, pipeline.config.size)
+        small = resized(picture, pipeline.model_config.size)
         latents = encode_target(pipeline.vae, to_tensor(small[None]).to(pipeline.device))
         out = to_image(decode(pipeline.vae, latents).clamp(0, 1))[0]
         return np.asarray(cv2.resize(out, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC))

@@ -10,11 +10,13 @@ workers changes only rounding.
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipelines import run_info
 from pipelines.examples.example_index import ExampleIndex
 from pipelines.telemetry import metrics
 from pipelines.train import model_setup
@@ -29,6 +31,7 @@ from pipelines.train.validation import Validation
 from rigface.errors import JobBroken
 from rigface.model import checkpoint as checkpoints
 from rigface.model.diffusion import Dropout, draw, row_losses
+from rigface.model.hub import model_card
 from rigface.model.latents import LatentExample
 from rigface.model.recipes.protocol import AdapterRecipe
 from rigface.storage.store import Store
@@ -72,7 +75,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         numbers |= validation.run(state, log)
     if state.step >= config.steps:  # the same command once more
         if not is_exported(state, store):
-            export(state, store)
+            export(state, store, numbers)
         log.close()
         return numbers
     shows = backend.rank == 0 and config.log_format == "text"  # json has lines of its own on standard error
@@ -118,7 +121,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             with metrics.train_time(backend.rank, "checkpoint"):
                 backend.keep(step, numbers, state.save, last=stop)
         if step % config.validate_every == 0 or stop:
-            export(state, store)
+            export(state, store, numbers)
         if progress is not None:
             progress.pause()
         if stop:
@@ -203,19 +206,34 @@ def _version(state: TrainerState) -> str:
     return f"step-{state.step:08d}"
 
 
-def export(state: TrainerState, store: Store) -> None:
-    """Publish the averaged model as a version of OUT/model, and its adapter as OUT/adapter. Every worker calls it."""
+def export(state: TrainerState, store: Store, numbers: Mapping[str, float]) -> None:
+    """Publish the averaged model as a version of OUT/model, and its adapter as OUT/adapter. Every worker calls it.
+
+    `numbers` of the last validation are told by the model cards.
+    """
     weights = state.averaged()
     if state.backend.rank:
         return
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
+        trained = _trained(state, numbers)
         if isinstance(state.recipe, AdapterRecipe):
             adapter.mkdir()
             state.recipe.write_adapter(adapter, state.loaded, weights)
+            (adapter / "README.md").write_text(model_card.card(state.loaded.config, trained, is_adapter=True))
         # A bridge predicts the change from its start, which a smaller output layer reduces.
         output = (name for name in weights if name.startswith("denoiser.conv_out."))
         weights |= {name: weights[name] * state.config.output_scale for name in output}
-        checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
+        checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16, trained=trained)
         for local in Path(folder).iterdir():
             publish_version(store, local.name, _version(state), local)
+
+
+def _trained(state: TrainerState, numbers: Mapping[str, float]) -> model_card.Trained:
+    """The run as its model card tells it."""
+    config, prefix = state.config, "validation/"
+    figures = {n.removeprefix(prefix): v for n, v in numbers.items() if n.startswith(prefix) and math.isfinite(v)}
+    batch = config.batch * config.micro_batches
+    return model_card.Trained(
+        config.start, state.step, batch, config.learning_rate, figures, run_info.git_commit().rstrip("+")
+    )

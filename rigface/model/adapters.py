@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from rigface.errors import BadCheckpoint, MissingAsset
-from rigface.model.lora_files import write_adapter
+from rigface.model.lora_files import DIFFUSERS_FILE, write_adapter
 from rigface.model.recipes.protocol import ConditionedModel
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -29,10 +29,14 @@ class Adapters:
         self._active = False
 
     def use(self, place: Path | None) -> None:
-        """Switch to an adapter, a folder or a LoRA file; None: to the model itself. Not while another thread samples.
+        """Switch to an adapter, a folder (peft's or diffusers') or a LoRA file; None: to the model itself.
+
+        Not while another thread samples.
 
         MissingAsset if the place holds no adapter, BadCheckpoint if it belongs to another model or is no LoRA.
         """
+        if place is not None and not (place / _FILES[0]).is_file() and (place / DIFFUSERS_FILE).is_file():
+            place /= DIFFUSERS_FILE  # a folder of diffusers
         if place is None:
             if self._adapted is not None:
                 self._adapted.disable_adapter_layers()

@@ -8,6 +8,7 @@ The own format is the released layout with stock diffusers configs, and one file
     vae/                    config.json, diffusion_pytorch_model.safetensors: diffusers reads each folder on its own
     default_text.safetensors           text embedding when there is no prompt
     text_encoder/  tokenizer/          optional
+    model_index.json  scheduler/  README.md     for diffusers and the hub: parts, sampler, model card; not read here
 
 No pickle is ever executed: the own format is safetensors only; a released `.bin` is read as bare tensors or refused.
 """
@@ -25,8 +26,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from rigface import assets
-from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model.checkpoint_folder import folder_of, is_sd15, read_json
+from rigface.model.hub import model_card, model_index
+from rigface.model.hub.repository import refuse_pickles
 from rigface.model.model_config import (
     UPSTREAM_PROMPT,
     ModelConfig,
@@ -40,7 +43,7 @@ from rigface.model.recipes.rigface import read_networks
 from rigface.model.stable_diffusion import load_text, load_unet, load_vae
 from rigface.model.text import TextEncoder, has_text_encoder
 from rigface.model.unets import build, network, widen
-from rigface.model.weights import PICKLES, WEIGHTS, fill, read_safetensors, write_safetensors
+from rigface.model.weights import WEIGHTS, fill, read_safetensors, write_safetensors
 from rigface.profile import OWN
 
 __all__ = ["Checkpoint", "fresh", "from_sd15", "load", "load_upstream", "save", "sd15_beside", "start", "tiny"]
@@ -52,7 +55,7 @@ def start(name: str, **options: Any) -> Checkpoint:
     Args:
         name: `mini` (the model that ships), `rigface` (the released weights, adopted), `sd15` (Stable Diffusion 1.5,
             adopted), `sd15:FOLDER` or `sd15:FILE`, `tiny`, or a folder in either layout. A folder may be an s3://
-            address. A name wins over a folder of that name; `./mini` is a folder.
+            address or a hub id. A name wins over a folder of that name; `./mini` is a folder.
         options: handed to `from_sd15`, `tiny`, `load_upstream`; the own format takes none.
 
     Raises:
@@ -77,8 +80,7 @@ def load(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise MissingAsset(f"{folder} is no checkpoint: it has no config.json (which is written last)")
-    if found := [str(p.relative_to(folder)) for pattern in PICKLES for p in sorted(folder.rglob(pattern))]:
-        raise UnsafeFile(f"{folder} holds pickles, which execute code when read: {', '.join(found)}. Want safetensors")
+    refuse_pickles(folder)
     config = ModelConfig.from_json(read_json(folder / "config.json"))
     encoder = TextEncoder.load(folder) if has_text_encoder(folder) else None
     default_text = read_safetensors(folder / "default_text.safetensors")["default_text"].float()
@@ -206,11 +208,12 @@ def save(
     *,
     weights: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    trained: model_card.Trained | None = None,
 ) -> None:
     """Write a checkpoint folder; it counts as one only when its last file, `config.json`, is there.
 
     `weights` are a full state dict to write instead of the model's own: an average, or one gathered from shards. Floats
-    are stored as `dtype`, such as `torch.float16`; None: as they are.
+    are stored as `dtype`, such as `torch.float16`; None: as they are. `trained` is told by the model card.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +226,8 @@ def save(
     write_safetensors(folder / "default_text.safetensors", {"default_text": state["default_text"]}, dtype)
     if checkpoint.text_encoder is not None:
         checkpoint.text_encoder.save(folder)
+    model_index.write(folder, checkpoint.config.process)
+    (folder / "README.md").write_text(model_card.card(checkpoint.config, trained))
     (folder / "config.json").write_text(json.dumps(checkpoint.config.to_json(), indent=2) + "\n")
 
 

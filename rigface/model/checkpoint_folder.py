@@ -9,6 +9,7 @@ from typing import Any
 
 from rigface import assets
 from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.model.hub import repository
 from rigface.storage.model_cache import fetched
 from rigface.storage.versions import newest_version
 
@@ -19,10 +20,10 @@ REFINER_FORMAT = "rigface-refiner"  # in the config.json of a network that corre
 
 def folder_of(name: str) -> Path:
     """Local folder of a checkpoint name: `refiner`, `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3
-    copied once, its newest version. Stable Diffusion may be a file.
+    copied once, a hub id (`hub/repository.py`), a folder's newest version. Stable Diffusion may be a file.
 
     Raises:
-        MissingAsset: it is not on this machine (a name), or there is no such folder of weights on S3.
+        MissingAsset: it is not on this machine (a name, a hub id), or there is no such folder of weights on S3.
         PlanError, StorageGone: see `model_cache.fetched`.
     """
     if name in ("refiner", "mini", "rigface"):
@@ -30,6 +31,8 @@ def folder_of(name: str) -> Path:
     if name == SD15:
         return assets.find(name, ".")  # a folder or file of this name here comes first
     place = name.removeprefix(f"{SD15}:")
+    if repository.is_id(place):
+        return repository.found(place)
     return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
 
 

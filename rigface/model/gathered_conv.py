@@ -27,7 +27,7 @@ class GatheredConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, h, w), as `nn.Conv2d` would."""
         pixels = input.shape[0] * input.shape[2] * input.shape[3]
-        if torch.is_grad_enabled() or self.weight.numel() < WEIGHTS_PER_PIXEL * pixels:
+        if torch.is_grad_enabled() or input.device.type != "cpu" or self.weight.numel() < WEIGHTS_PER_PIXEL * pixels:
             return super().forward(input)
         rows, _, height, width = input.shape
         padded = F.pad(input, (1, 1, 1, 1)).permute(0, 2, 3, 1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from rigface.errors import BadCheckpoint
 from rigface.model.weights import read_safetensors, write_safetensors
 
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # its name in a folder of diffusers
 _UNET = "unet."
 _to_peft: Any = convert_unet_state_dict_to_peft  # the library's function has no types
 

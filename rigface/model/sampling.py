@@ -67,14 +67,49 @@ class Guidance:
         return [(i, excess) for i, excess in scales if excess != 0]
 
 
-def make_scheduler(process: Process, name: str, steps: int, device: torch.device | str = "cpu") -> Any:
+def make_scheduler(process: Process, which: Any, steps: int, device: torch.device | str = "cpu") -> Any:
     """A fresh diffusers scheduler for this process, its timesteps set.
 
-    The name is a key of `NOISE_SCHEDULERS` (for straight lines, of `FLOW_SCHEDULERS`), or for curved ones that of any
-    diffusers scheduler class. BadEdit, naming those that do, if it does not run this process or not in so many steps.
+    Args:
+        which: a key of `NOISE_SCHEDULERS` (for straight lines, of `FLOW_SCHEDULERS`), for curved ones the name of any
+            diffusers scheduler class; or a scheduler, of which another is made by its config.
+
+    Raises:
+        BadEdit: it does not run this process, or not in so many steps; names tell those that do.
     """
     if steps < 1:
         raise BadEdit(f"steps: want at least 1, got {steps}")
+    fresh: Any = _named(process, which) if isinstance(which, str) else _like(process, which)
+    name = which if isinstance(which, str) else type(which).__name__
+    try:
+        if type(fresh).__name__ == "FlowMatchEulerDiscreteScheduler":
+            # By default the last of the steps would go from sigma 0.001 to 0: a wasted network evaluation.
+            fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
+        else:
+            fresh.set_timesteps(steps, device=device)
+    except ValueError as error:  # the scheduler's own rule, such as no more steps than it was trained with
+        raise BadEdit(f"scheduler: {name!r} does not take {steps} steps: {error}") from None
+    return fresh
+
+
+def _like(process: Process, scheduler: Any) -> Any:
+    """Another scheduler of the same class and config; BadEdit if it takes answers of another kind than the model's."""
+    answers = scheduler.config.get("prediction_type")
+    wanted = (None, "flow_prediction") if process.kind in STRAIGHT else (_answers(process),)
+    if answers not in wanted:
+        raise BadEdit(
+            f"scheduler: this {type(scheduler).__name__} takes answers of the kind {answers!r}, and the model's are "
+            f"{wanted[-1]!r}; make it with `from_config(pipe.scheduler.config)`"
+        )
+    return type(scheduler).from_config(scheduler.config)
+
+
+def _answers(process: Process) -> str:
+    """The kind of answers that a scheduler of a curved process is given."""
+    return "epsilon" if process.kind == "epsilon" else "v_prediction"
+
+
+def _named(process: Process, name: str) -> Any:
     is_straight = process.kind in STRAIGHT
     known = FLOW_SCHEDULERS if is_straight else NOISE_SCHEDULERS
     class_name, settings = known.get(name, (name, {}))
@@ -89,7 +124,7 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             "beta_start": process.beta_start,
             "beta_end": process.beta_end,
             "beta_schedule": "scaled_linear",
-            "prediction_type": "epsilon" if process.kind == "epsilon" else "v_prediction",
+            "prediction_type": _answers(process),
         }
         if process.zero_terminal_snr:
             base |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -97,16 +132,7 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
     if scheduler is None or not fits:
         names = ", ".join(known) + ("" if is_straight else ", or a diffusers scheduler class with betas")
         raise BadEdit(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
-    fresh = scheduler(**base, **settings)
-    try:
-        if is_straight and name == "euler":
-            # By default the last of the steps would go from sigma 0.001 to 0: a wasted network evaluation.
-            fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
-        else:
-            fresh.set_timesteps(steps, device=device)
-    except ValueError as error:  # the scheduler's own rule, such as no more steps than it was trained with
-        raise BadEdit(f"scheduler: {name!r} does not take {steps} steps: {error}") from None
-    return fresh
+    return scheduler(**base, **settings)
 
 
 def _has_plain_step(kind: Any) -> bool:
@@ -122,7 +148,7 @@ class SamplingState:
         conditions: B rows; `reference` is not read, the person comes as `reference_tokens`.
         noise: (B, 4, h, w) standard normal.
         reference_tokens: of 1 or B people; None: no person.
-        scheduler: name; None: the process's own. `steps` likewise.
+        scheduler: name, or one of diffusers; None: the process's own. `steps` likewise.
         strength: in (0, 1]; below 1 a noise process begins at the render's latents, noised that far, and runs only
             the last part of its steps. A bridge always begins there.
         generators: one per row, for schedulers that add noise on the way.
@@ -138,7 +164,7 @@ class SamplingState:
         noise: Tensor,
         reference_tokens: ReferenceTokens | None = None,
         *,
-        scheduler: str | None = None,
+        scheduler: Any = None,
         steps: int | None = None,
         guidance: Guidance = Guidance(),
         strength: float = 1.0,

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 
 WEIGHTS = "diffusion_pytorch_model"  # diffusers' name
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

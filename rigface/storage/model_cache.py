@@ -28,9 +28,10 @@ from rigface.storage import objects
 from rigface.storage.store import Store, local_path
 from rigface.storage.versions import newest_version
 
-NETWORKS = ("unet", "unet_id", "unet_denoise", "vae", "text_encoder", "tokenizer")
+NETWORKS = ("unet", "unet_id", "unet_denoise", "controlnet", "t2iadapter", "vae", "text_encoder", "tokenizer")
 AT_THE_TOP = (
     *("config.json", "default_text.safetensors", "model.safetensors"),
+    *("ip-adapter.safetensors", "learned_embeds.safetensors", "prompt.safetensors"),  # of recipes
     *("adapter_config.json", "adapter_model.safetensors"),
 )
 WEIGHTS = "diffusion_pytorch_model"

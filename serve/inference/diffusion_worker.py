@@ -71,7 +71,7 @@ class DiffusionWorker(DiffusionService):
             from rigface.model.pipeline import RigFacePipeline  # six seconds, for those who have a model
 
             pipeline = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
-            check_head(pipeline, load_head(pipeline.config.profile.head).spec)
+            check_head(pipeline, load_head(pipeline.model_config.profile.head).spec)
             return pipeline
 
         return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows)

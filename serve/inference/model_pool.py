@@ -93,7 +93,7 @@ class ModelPool:
             self.loaded.move_to_end(name)
             return self.loaded[name]
         pipeline = self._load_pipeline(self._checkpoints[name])
-        self._configs[name] = pipeline.config
+        self._configs[name] = pipeline.model_config
         model = self.loaded[name] = LoadedModel(pipeline, pipeline.sampling_batch())
         idle = [n for n, m in self.loaded.items() if not m.active and n != name]
         while len(self.loaded) > self._max_loaded and idle:
@@ -132,4 +132,4 @@ class ModelPool:
         path = folder_of(self._checkpoints[name]) / "config.json"
         if path.is_file():
             return ModelConfig.from_json(read_json(path))
-        return self._load_pipeline(self._checkpoints[name]).config
+        return self._load_pipeline(self._checkpoints[name]).model_config

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from rigface.model import finetuning
+from rigface.model.lora_files import DIFFUSERS_FILE
 from rigface.model.recipes.protocol import Checkpoint
 from rigface.model.recipes.rigface import RigFaceRecipe
 from rigface.model.weights import write_safetensors
-
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 
 class LoraRecipe(RigFaceRecipe):

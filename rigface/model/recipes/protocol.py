@@ -45,6 +45,17 @@ class ConditionedModel(nn.Module, ABC):
         """Its networks of UNet blocks: what is sharded block by block and compiled."""
 
     @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the denoiser's weights."""
+        result: torch.dtype = self.denoiser.dtype
+        return result
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
         return int(self.denoiser.config["out_channels"])

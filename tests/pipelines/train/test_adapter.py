@@ -32,7 +32,7 @@ def config(tmp_path):
 
 def latents(pipe: RigFacePipeline) -> np.ndarray:
     black = np.zeros((32, 32, 3), np.uint8)
-    return pipe(black + 90, black, black + 200, np.ones(52, np.float32), seed=3, output="latent").latents.numpy()
+    return pipe(black + 90, black, black + 200, np.ones(52, np.float32), seed=3, output_type="latent").latents.numpy()
 
 
 def test_exported_adapter_on_a_fresh_base_gives_the_merged_model(config, tmp_path):

@@ -7,6 +7,7 @@ from typing import get_args
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
@@ -19,6 +20,7 @@ from pipelines.train.loop import _step, export
 from pipelines.train.trainer_state import TrainerState
 from rigface.errors import PlanError
 from rigface.model import checkpoint
+from rigface.model.hub.model_card import SD15_ID
 from rigface.model.model_config import RecipeName
 from rigface.model.recipes.protocol import AdapterRecipe, recipe_of
 from rigface.storage.store import Store
@@ -84,7 +86,10 @@ def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     torch.testing.assert_close(average, whole.state.averaged())
     for key, weights in again.state.average.weights.items():
         assert torch.equal(average[key], weights), f"{key}: not the average"
-    export(again.state, Store(str(tmp_path / "out")))
+    export(again.state, Store(str(tmp_path / "out")), {"loss": 0.7, "validation/psnr": 23.5})
     made = checkpoint.start(str(tmp_path / "out" / "model"))
+    cards = [ModelCard.load(place) for place in (tmp_path / "out").rglob("README.md")]
+    assert all(card.data.base_model == SD15_ID and "| psnr | 23.5 |" in card.text for card in cards)
+    assert len(cards) == (2 if isinstance(recipe_of(name), AdapterRecipe) else 1)
     assert (made.config.recipe, made.config.head) == (name, fake_examples.HEAD)
     assert (tmp_path / "out" / "adapter").exists() == isinstance(recipe_of(name), AdapterRecipe)

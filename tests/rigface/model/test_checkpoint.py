@@ -1,5 +1,6 @@
 """Checkpoint folders: save, load, refusals and their messages."""
 
+import importlib
 import json
 import os
 import pickle
@@ -54,6 +55,10 @@ def test_saved_checkpoint_loads_with_same_answers(tiny, tmp_path, asked, person)
 
 
 def test_diffusers_reads_saved_networks(saved, tiny):
+    index = json.loads((saved / "model_index.json").read_text())
+    for name, (library, kind) in ((n, part) for n, part in index.items() if n[0] != "_" and part[0]):
+        assert getattr(importlib.import_module(library), kind).from_pretrained(saved / name) is not None
+    assert {"unet_id", "unet_denoise", "vae", "scheduler"} < set(index)
     unet = UNet2DConditionModel.from_pretrained(saved, subfolder="unet_denoise", local_files_only=True)
     assert unet.config.class_embed_type == "simple_projection"
     assert torch.equal(unet.conv_in.weight, tiny.model.denoiser.conv_in.weight)

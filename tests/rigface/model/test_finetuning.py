@@ -97,12 +97,12 @@ def test_trained_adapter_loads_into_fresh_base_with_same_output(tiny, asked, tmp
 
 def picture(pipe: RigFacePipeline) -> np.ndarray:
     black = np.zeros((32, 32, 3), np.uint8)
-    return pipe(black + 90, black, black + 200, np.ones(52, np.float32), seed=3, output="latent").latents.numpy()
+    return pipe(black + 90, black, black + 200, np.ones(52, np.float32), seed=3, output_type="latent").latents.numpy()
 
 
 def test_pipeline_switches_adapters_and_back_to_its_base(tiny, tmp_path):
     folders = [adapter_folder(tmp_path / str(seed), tiny.model, seed)[0] for seed in (1, 2)]
-    pipe = RigFacePipeline(tiny)
+    pipe = RigFacePipeline.of(tiny)
     base = picture(pipe)
     pictures = []
     for folder in folders:
@@ -123,7 +123,7 @@ def test_pipeline_switches_adapters_and_back_to_its_base(tiny, tmp_path):
 def test_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(tiny, tmp_path):
     folder, *_ = adapter_folder(tmp_path / "adapter", checkpoint.tiny(expression=9).model, seed=1)
     fitting, *_ = adapter_folder(tmp_path / "fitting", tiny.model, seed=1)
-    pipe = RigFacePipeline(tiny)
+    pipe = RigFacePipeline.of(tiny)
     base = picture(pipe)
     for _ in range(2):  # as the first adapter, and after others
         with pytest.raises(BadCheckpoint, match="does not fit the model"):

@@ -61,7 +61,7 @@ def test_gathered_model_edits_trains_and_saves_as_before(tmp_path, monkeypatch):
         torch.testing.assert_close(toy.model(**q), same.model(**q), atol=1e-5, rtol=1e-4)
     toy.model(**q).square().mean().backward()
     assert all(p.grad is not None for p in toy.model.denoiser.parameters())
-    RigFacePipeline(toy).save_pretrained(tmp_path / "p")
+    RigFacePipeline.of(toy).save_pretrained(tmp_path / "p")
     back = checkpoint.load(tmp_path / "p").model.state_dict()
     for name, value in same.model.state_dict().items():
         assert torch.equal(back[name], value), name

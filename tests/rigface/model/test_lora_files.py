@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from rigface.errors import BadCheckpoint
 from rigface.model.adapters import Adapters
+from rigface.model.lora_files import DIFFUSERS_FILE
 
 MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 RANK, ALPHA = 4, 2.0
@@ -35,10 +36,11 @@ def named(kind, down, up):
 
 @pytest.mark.parametrize("kind", ["kohya", "diffusers", "old diffusers"])
 def test_merged_weight_is_base_plus_scaled_product(tiny, matrices, tmp_path, kind):
-    save_file(named(kind, *matrices), tmp_path / "style.safetensors")
+    place = tmp_path / "style.safetensors"
+    save_file(named(kind, *matrices), tmp_path / DIFFUSERS_FILE if kind == "diffusers" else place)
     before = {name: weight.clone() for name, weight in tiny.model.state_dict().items()}
     adapters = Adapters(tiny.model)
-    adapters.use(tmp_path / "style.safetensors")
+    adapters.use(tmp_path if kind == "diffusers" else place)  # diffusers' users share folders
     merged = adapters.merged().state_dict()
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
     assert changed == {f"denoiser.{MODULE}.weight"}

@@ -56,14 +56,14 @@ def test_forward_equals_encode_reference_and_predict(upstream, figures):
 
 @pytest.mark.parametrize("scheduler", ["ddim", "unipc"])
 def test_six_sampling_steps_equal_released_code(upstream, figures, scheduler):
-    pipe = RigFacePipeline(upstream)
+    pipe = RigFacePipeline.of(upstream)
     out = pipe(
         *(figures[f"{scheduler}_{name}"] for name in ("source", "bg", "render")),
         figures["expression"][:1],
         noise=figures["noisy"][:1],
-        steps=6,
+        num_inference_steps=6,
         scheduler=scheduler,
-        output="latent",
+        output_type="latent",
     )
     assert apart(out.latents, figures[f"{scheduler}_latents"]) < 1e-4
     with torch.no_grad():
@@ -73,12 +73,12 @@ def test_six_sampling_steps_equal_released_code(upstream, figures, scheduler):
 
 def test_later_final_sigma_differs_from_released_code(upstream, figures):
     """The reason for `sigma_min` in the table of schedulers: today's default of diffusers gives another picture."""
-    out = RigFacePipeline(upstream)(
+    out = RigFacePipeline.of(upstream)(
         *(figures[f"unipc_{name}"] for name in ("source", "bg", "render")),
         figures["expression"][:1],
         noise=figures["noisy"][:1],
-        steps=6,
+        num_inference_steps=6,
         scheduler="UniPCMultistepScheduler",
-        output="latent",
+        output_type="latent",
     )
     assert apart(out.latents, figures["unipc_latents"]) > 1e-2

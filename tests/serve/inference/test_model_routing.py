@@ -30,7 +30,7 @@ STEP_S = 0.1
 class Colour:
     """A pipeline that samples an image of one grey, its checkpoint's name; steps beyond the first take a while."""
 
-    config = SimpleNamespace(
+    model_config = SimpleNamespace(
         conditions=ConditionSpec("texture", 32), size=32, process=SimpleNamespace(kind="grey", steps=1),
     )  # fmt: skip
 

@@ -84,6 +84,9 @@ def test_learned_token_is_loaded_by_diffusers_and_used_in_prompts(trained, built
     checkpoint.save(tmp_path / "model", replace(made, model=model))
     read = checkpoint.load(tmp_path / "model")
     torch.testing.assert_close(read.text_encoder(["a <sks> <sks>_1"])[0], read.model.default_text)
+    whole = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None)
+    assert torch.equal(whole.unet.conv_in.weight, model.denoiser.conv_in.weight)
+    assert whole.scheduler.config.prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize("name", ["controlnet", "t2i", "ip_adapter", "instantid", "textual_inversion"])

@@ -13,6 +13,7 @@ from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.model_config import RecipeName
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.recipes.protocol import AdapterRecipe, recipe_of
+from rigface.storage.model_cache import _is_weights
 
 RECIPES = get_args(RecipeName)
 READS = {  # beside text; all others read background, render, code and reference
@@ -55,6 +56,8 @@ def test_one_batch_is_learned_the_rest_stays_and_the_folder_predicts_the_same_an
         (tmp_path / "alone").mkdir()
         recipe.write_adapter(tmp_path / "alone", made, made.model.state_dict())
         assert list((tmp_path / "alone").rglob("*.safetensors"))
+    written = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.safetensors") if "alone" not in str(p)]
+    assert [path for path in written if not _is_weights(path)] == []  # a copy from S3 is whole
     read = checkpoint.load(tmp_path)
     assert (read.config.recipe, read.config.identity) == (name, made.config.identity)
     drawn = draw(made.config.process, one.target, Dropout(), torch.Generator().manual_seed(1))
@@ -68,9 +71,9 @@ def edits_pictures(folder, name):
     """Check that a stored model edits, and that its people dropped change the result where they are read."""
     pipe = RigFacePipeline.from_pretrained(folder)
     black = np.zeros((32, 32, 3), np.uint8)
-    person = {"identity": np.ones(128, np.float32)} if pipe.config.identity else {}
+    person = {"identity": np.ones(128, np.float32)} if pipe.model_config.identity else {}
     given = (black + 90, black, black + 200, np.ones(52, np.float32))
-    whole, guided = (pipe(*given, **person, identity_scale=scale, output="np").images for scale in (1, 3))
+    whole, guided = (pipe(*given, **person, identity_scale=scale, output_type="np").images for scale in (1, 3))
     assert whole.shape == (1, 32, 32, 3)
     assert np.array_equal(whole, guided) == ("reference" not in READS.get(name, {"reference"}))
     if person:
