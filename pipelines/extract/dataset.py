@@ -25,6 +25,7 @@ from itertools import chain, compress
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import run_info
 from pipelines.extract import quarantine
@@ -151,6 +152,10 @@ class FaceDataset:
 
     # --- inputs that changed
 
+    def stamps(self, uris: Iterable[str]) -> dict[str, str]:
+        """Size and date, by uri, of those among these inputs that have a plan."""
+        return {uri: plan.stamp for plans in self.plans.by_part(uris) for uri, plan in plans.items()}
+
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
         """Keep new plans; the number of inputs that lost the rows and units of an earlier content or other chunks."""
         changed = [before[p.uri] for p in plans if p.uri in before and not p.has_units_of(before[p.uri])]
@@ -247,6 +252,12 @@ class FaceDataset:
     def inputs_by_part(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Rows of inputs/, or some columns of them, object by object."""
         return (self.store.table(path, columns) for path in self.store.paths("inputs", ".parquet"))
+
+    def failed(self) -> CompactSet:
+        """The inputs that could not be read, or not to their end."""
+        failed = pa.array(["error", "partial"])
+        tables = (table.filter(pc.is_in(table["status"], failed)) for table in self.inputs_by_part(["uri", "status"]))
+        return CompactSet(uri for table in tables for uri in table["uri"].to_pylist())
 
     def inputs(self) -> pa.Table:
         tables = list(self.inputs_by_part())

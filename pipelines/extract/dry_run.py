@@ -38,14 +38,13 @@ def preview(config: ExtractConfig) -> str:
     def new_inputs() -> Iterator[str]:
         """Inputs that are new or changed, a window at a time; the open work of the others is counted on the way."""
         while window := list(islice(uris, WINDOW)):
-            known = {} if fresh else dataset.plans.load(window)
-            stamps = {uri: plan.stamp for uri, plan in known.items()}
+            stamps = {} if fresh else dataset.stamps(window)
             changed, unreachable = open_input.changed(window, stamps, config.settings.root)
-            check_reachable(unreachable, known)
+            check_reachable(unreachable, stamps)
             yield from changed
             left.update(inputs=len(window), unreachable=len(unreachable))
-            for uri in known.keys() - unreachable - set(changed):
-                missing = [unit for unit in units_of(known[uri], name) if unit.shard not in done]
+            for plans in dataset.plans.by_part(stamps.keys() - unreachable - set(changed)):
+                missing = [u for plan in plans.values() for u in units_of(plan, name) if u.shard not in done]
                 left.update(units=len(missing), frames=sum(unit.expected for unit in missing))
 
     sample, count = sources.sample(new_inputs(), MAX_SURVEYED)

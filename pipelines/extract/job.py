@@ -35,7 +35,7 @@ from pipelines.extract.identities import identify
 from pipelines.extract.plan import Plan, UnitPlan, shard_name, units_of
 from pipelines.extract.planning import Planner
 from pipelines.extract.progress import Progress
-from pipelines.extract.summary import Summary
+from pipelines.extract.summary import StatusCount, Summary
 from pipelines.extract.unit import Record
 from pipelines.inputs import sources
 from pipelines.inputs.compact_set import CompactSet
@@ -46,6 +46,7 @@ from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
 
 CRASH_WINDOW = 40  # latest units in which crashes are counted
+LOCK_CHECK_S = 1.0  # between two looks at the lock while units are counted
 
 
 def extract(
@@ -157,18 +158,19 @@ class _Run:
         return self.summary
 
     def _count_inputs(self, wanted: CompactSet) -> None:
-        count, unreachable = self.summary.count_input, set(self._planner.unreachable)
-        for table in self.dataset.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
-            for row in table.to_pylist():
-                if row["uri"] in unreachable:
-                    unreachable.remove(row["uri"])
-                    count(
-                        row | {"status": "unreachable", "stage": "", "reason": "cannot be read now; its rows are kept"}
-                    )
-                elif row["uri"] in wanted:
-                    count(row)
-        for uri in unreachable:
-            count({"uri": uri, "status": "unreachable", "reason": "cannot be read now"})
+        count, away, kept = self.summary.count_input, self._planner.unreachable, 0
+        columns = ["uri", "status", "stage", "reason", "frames", "faces"]
+        for table in self.dataset.inputs_by_part(columns):
+            for uri, status, stage, reason, frames, faces in zip(*(table[name].to_pylist() for name in columns)):
+                if uri in away:
+                    count(uri, "unreachable", "", "cannot be read now; its rows are kept", frames, faces)
+                    kept += 1
+                elif uri in wanted:
+                    count(uri, status, stage, reason, frames, faces)
+        if unfinished := len(away) - kept:
+            outcome = self.summary.outcomes.setdefault(("unreachable", ""), StatusCount())
+            outcome.inputs += unfinished
+            outcome.example = outcome.example or "cannot be read now"
 
     def _connect(self) -> None:
         if not self._on_ray:
@@ -240,7 +242,7 @@ class _Run:
     ) -> None:
         crashes: deque[str | None] = deque(maxlen=CRASH_WINDOW)
         crashed: set[str] = set()  # inputs
-        began = time.monotonic()
+        began, checked = time.monotonic(), 0.0
         where = "in this process (--workers, --address: on Ray)" if is_small else "starting the actors"
         about = f"{len(expected):,} units of work in {len(shards):,} shards"
         self.progress.message(f"{about}, {where}")
@@ -250,16 +252,18 @@ class _Run:
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
                 self.progress.message(about)
-            self._check_lock()
+            if time.monotonic() - checked > LOCK_CHECK_S:  # each publication is checked besides
+                self._check_lock()
+                checked = time.monotonic()
             if self._on_unit is not None:
                 self._on_unit(record)
             self.summary.add(record)
             self.progress.unit_done(record, expected[record.unit_id])
             if record.crash is None or record.uri not in crashed:  # an input counts once, however many units it has
                 crashes.append(record.crash)
-                check_crashes(crashes)
             if record.crash is not None:
                 crashed.add(record.uri)
+                check_crashes(crashes)
             waiting[record.uri].discard(record.unit_id)
             if not waiting[record.uri]:
                 self._finalizer.add(plans[record.uri], [record])

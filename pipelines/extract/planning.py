@@ -3,8 +3,8 @@
 Path: uris -> `Planner.groups`: a window is checked and surveyed (Ray tasks, or here if it is small), its units are
 bundled into shards, its plans are kept in OUT/.rigface/plans and read back in groups -> job.py.
 
-However many and however long the inputs are, the driver holds the plans of one slice of inputs and of the units of one
-group, and 12 bytes for every name.
+However many and however long the inputs are, the driver holds the names and dates of a window, the plans of one group's
+units and of one part of the kept plans, and 12 to 16 bytes for every name in each of five sets.
 """
 
 import time
@@ -20,13 +20,14 @@ from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S
 from pipelines.extract.plan import Plan, with_shards
 from pipelines.extract.survey import survey
 from pipelines.inputs import open_input
+from pipelines.inputs.compact_set import CompactSet
 from rigface.errors import JobBroken
 
 WINDOW = 100_000  # inputs that are surveyed together, so that a large cluster has work
-SLICE = 1000  # inputs whose plans are read together
 GROUP_UNITS = 100_000  # units that run together: 300 MB. Restarting actors in between is nothing beside its hours
 SURVEY_BATCH = 16  # inputs per survey task
 SURVEY_CPUS = 0.5  # of such a task
+SURVEYS_AT_ONCE = 64  # finished tasks that are asked for at once; each such question is about all that are left
 SHARDS_PER_ACTOR = 8  # at least: a small job has smaller shards, so that all actors work to its end
 MAX_LOCAL_BATCHES = 16  # for fewer inputs, Ray's workers would take longer to start than the survey takes
 
@@ -49,39 +50,31 @@ class Planner:
     ) -> None:
         self._config, self._dataset, self._name = config, dataset, name
         self._connect, self._say = connect, say
-        self.unreachable: set[str] = set()
+        self.unreachable = CompactSet()
         self.has_removed = False
+        self._failed: CompactSet | None = None  # inputs that failed in earlier runs; None: not read
 
     def groups(self, uris: Iterator[str]) -> Iterator[dict[str, Plan]]:
         """The plans of all inputs that can be read, in groups of at most `GROUP_UNITS` units or one input."""
         while window := list(islice(uris, WINDOW)):
-            self._plan(window)
+            away = self._plan(window)
             group: dict[str, Plan] = {}
             units = 0
-            for part in _slices(window):
-                plans = self._dataset.plans.load(part)
-                for uri in part:
-                    if uri in self.unreachable:
-                        continue
-                    if group and units + len(plans[uri].chunks) > GROUP_UNITS:
+            for plans in self._dataset.plans.by_part(uri for uri in window if uri not in away):
+                for uri, plan in plans.items():
+                    if group and units + len(plan.chunks) > GROUP_UNITS:
                         yield group
                         group, units = {}, 0
-                    group[uri] = plans[uri]
-                    units += len(plans[uri].chunks)
+                    group[uri] = plan
+                    units += len(plan.chunks)
             yield group
 
-    def _plan(self, uris: list[str]) -> None:
-        """Have a plan of every input of a window."""
-        known: set[str] = set()
-        new: list[str] = []
-        unreachable: set[str] = set()
+    def _plan(self, uris: list[str]) -> set[str]:
+        """Have a plan of every input of a window; returns those that cannot be read now."""
         self._say(f"{len(uris):,} inputs; checking which are new")
-        for part in _slices(uris):
-            stamps = {uri: plan.stamp for uri, plan in self._dataset.plans.load(part).items()}
-            known |= stamps.keys()
-            changed, away = open_input.changed(part, stamps, self._config.settings.root)
-            new += changed
-            unreachable |= away
+        stamps = self._dataset.stamps(uris)
+        known = stamps.keys()
+        new, unreachable = open_input.changed(uris, stamps, self._config.settings.root)
         self._say(f"{len(uris):,} inputs, {len(known):,} known, {len(new):,} new or changed")
         check_reachable(unreachable, known)
         if self._config.part and (changed_later := known & set(new)):
@@ -89,7 +82,10 @@ class Planner:
             new = [uri for uri in new if uri not in changed_later]
         if self._config.retry_errors:
             new += self._forget_errors(known - unreachable - set(new))
-        self.unreachable |= unreachable | self._survey(new, known)
+        unreachable |= self._survey(new, known)
+        for uri in unreachable:
+            self.unreachable.add(uri)
+        return unreachable
 
     def bundled(self, plans: Collection[Plan], inputs: int = 0) -> list[Plan]:
         """The plans with a shard for each unit; `inputs` is the number of inputs that are planned, if these are some of
@@ -102,17 +98,16 @@ class Planner:
 
     def _forget_errors(self, uris: set[str]) -> list[str]:
         """Undo earlier failures of unchanged inputs; returns those that must be surveyed again."""
-        rows = (row for table in self._dataset.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
-        failed = sorted({row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in uris})
+        if self._failed is None:
+            self._failed = self._dataset.failed()
         again: list[str] = []
-        for part in _slices(failed):
-            plans = self._dataset.plans.load(part)
+        for plans in self._dataset.plans.by_part(uri for uri in uris if uri in self._failed):
             self._dataset.retry(list(plans.values()), self._name)
             self.has_removed = True
             again += [uri for uri, plan in plans.items() if plan.status == "error"]
         return again
 
-    def _survey(self, uris: list[str], known: set[str]) -> set[str]:
+    def _survey(self, uris: list[str], known: Collection[str]) -> set[str]:
         """Survey new inputs and keep their plans; returns known inputs whose content could not be read."""
         batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
         new: list[Plan] = []
@@ -121,13 +116,13 @@ class Planner:
         for plans in self._surveyed(batches):
             new += plans
             count += len(plans)
-            self._say(f"surveying new inputs: {count:,} of {len(uris):,}")
             if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
+                self._say(f"surveying new inputs: {count:,} of {len(uris):,}")
                 unreachable |= self._keep(new, known, len(uris))
                 new, flushed = [], time.monotonic()
         return unreachable
 
-    def _keep(self, plans: list[Plan], known: set[str], inputs: int) -> set[str]:
+    def _keep(self, plans: list[Plan], known: Collection[str], inputs: int) -> set[str]:
         """Keep some of the plans of so many inputs, except of known ones whose content could not be read, which are
         returned.
         """
@@ -158,13 +153,10 @@ class Planner:
         waiting = [task.remote(batch, settings, silence_s) for batch in batches]
         with watching([Need("the survey", SURVEY_CPUS)], self._say) as came:
             while waiting:
-                ready, waiting = ray.wait(waiting)
-                came()
-                yield from ray.get(ready)
-
-
-def _slices(uris: list[str]) -> Iterator[list[str]]:
-    return (uris[i : i + SLICE] for i in range(0, len(uris), SLICE))
+                ready, waiting = ray.wait(waiting, num_returns=min(len(waiting), SURVEYS_AT_ONCE), timeout=1.0)
+                if ready:
+                    came()
+                    yield from ray.get(ready)
 
 
 def check_reachable(unreachable: set[str], known: Collection[str]) -> None:

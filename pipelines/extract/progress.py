@@ -26,6 +26,7 @@ from rigface.telemetry import json_logging
 from rigface.telemetry.json_logging import LOG, log_fields
 
 LOG_INTERVAL_S = 5.0
+RECORD_S = 1.0  # between two values of a metric
 MIN_ESTIMATE_S = 3.0  # no remaining time is estimated before
 
 
@@ -40,7 +41,7 @@ class Progress:
         self.console = console or Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self._label = label
         self._live: Live | None = None
-        self._began = self._first = self._printed = time.monotonic()
+        self._began = self._first = self._printed = self._recorded = time.monotonic()
         self._message = ""
         self.total = Counter[str]()
         self.done = Counter[str]()
@@ -52,6 +53,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._record_left()
         if self._live is not None:
             self._live.stop()
 
@@ -75,17 +77,22 @@ class Progress:
         """Count a finished unit, which was expected to have so many frames."""
         if not self.done["units"]:
             self._first = time.monotonic() - sum(record.seconds.values())  # when the actors were ready
-        failed = int(record.status != "ok")
-        self.done.update(units=1, expected=expected, frames=record.frames, faces=record.faces, failed=failed)
-        self._record_left()
+        done = self.done
+        done["units"] += 1
+        done["expected"] += expected
+        done["frames"] += record.frames
+        done["faces"] += record.faces
+        done["failed"] += record.status != "ok"
+        if time.monotonic() - self._recorded > RECORD_S:
+            self._record_left()
         self._line()
 
     def input_done(self, row: InputRow) -> None:
         """Count a finished input."""
-        self.done.update(inputs=1)
-        self._record_left()
+        self.done["inputs"] += 1
 
     def _record_left(self) -> None:
+        self._recorded = time.monotonic()
         for what, done in (("inputs", "inputs"), ("units", "units"), ("frames", "expected")):
             metrics.record(metrics.LEFT, self.total[what] - self.done[done], what=what)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.extract.unit import Record
 
@@ -62,13 +62,18 @@ class Summary:
     def inputs(self) -> int:
         return sum(outcome.inputs for outcome in self.outcomes.values())
 
-    def count_input(self, row: dict[str, Any]) -> None:
+    def count_input(
+        self, uri: str, status: str, stage: str | None, reason: str | None, frames: int, faces: int
+    ) -> None:
         """Count an input by some columns of its row."""
-        count = self.outcomes.setdefault((row["status"], row.get("stage") or ""), StatusCount())
-        count.add(row["uri"], row["reason"], row.get("frames", 0), row.get("faces", 0))
+        self.outcomes.setdefault((status, stage or ""), StatusCount()).add(uri, reason, frames, faces)
 
     def add(self, record: Record) -> None:
-        self.done.update(units=1, frames=record.frames, faces=record.faces, bytes=record.bytes)
+        done = self.done
+        done["units"] += 1
+        done["frames"] += record.frames
+        done["faces"] += record.faces
+        done["bytes"] += record.bytes
         self.cpu_seconds += record.cpu_seconds
         for step, seconds in record.seconds.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + seconds

@@ -13,13 +13,13 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, overload
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.extract.plan import UnitPlan
+from pipelines.extract.plan import UnitPlan, to_json
 from rigface.image import decode_crop
 
 UnitStatus = Literal["ok", "partial", "error"]
@@ -66,7 +66,7 @@ class Record:
 
 def records_json(records: Iterable[Record]) -> str:
     """Records as they are stored."""
-    return json.dumps([asdict(record) for record in records])
+    return to_json(list(records))
 
 
 def records_of_json(text: str | bytes) -> list[Record]:
@@ -238,7 +238,7 @@ class Shard:
 
 def plans_json(plans: Iterable[UnitPlan]) -> str:
     """The plans of a shard's units."""
-    return json.dumps([asdict(plan) for plan in plans])
+    return to_json(list(plans))
 
 
 def plans_of_json(text: str) -> list[UnitPlan]:

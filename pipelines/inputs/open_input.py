@@ -65,5 +65,5 @@ def changed(uris: list[str], known: dict[str, str], root: str = "") -> tuple[lis
     with ThreadPoolExecutor(STAMP_THREADS) as pool:
         now = dict(zip(old, pool.map(lambda uri: stamp(sources.located(uri, root)), old)))
     unreachable = {uri for uri in old if known[uri] and not now[uri]}
-    same = {uri for uri in old if known[uri] and known[uri] == now[uri]}
-    return [uri for uri in uris if uri not in same | unreachable], unreachable
+    kept = unreachable | {uri for uri in old if known[uri] and known[uri] == now[uri]}
+    return [uri for uri in uris if uri not in kept], unreachable

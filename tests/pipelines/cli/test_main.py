@@ -176,7 +176,6 @@ def test_dry_run_reads_plans_in_windows(tmp_path, monkeypatch):
     from pipelines.extract.config import debug
     from pipelines.extract.dataset import FaceDataset
     from pipelines.extract.plan import Plan
-    from pipelines.extract.plan_store import PlanStore
     from pipelines.inputs import sources
     from rigface.storage.store import Store
 
@@ -194,8 +193,8 @@ def test_dry_run_reads_plans_in_windows(tmp_path, monkeypatch):
     ]  # fmt: skip
     FaceDataset(Store(out)).add_plans(known, {}, name)
     asked, looked = [], []
-    real = PlanStore.load
-    monkeypatch.setattr(PlanStore, "load", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
+    real = FaceDataset.stamps
+    monkeypatch.setattr(FaceDataset, "stamps", lambda self, uris: asked.append(uris) or real(self, uris))
     new = {"chunks": (None,), "expected": (10,)}
     monkeypatch.setattr(dry_run, "survey", lambda uris, *_: looked.append(uris) or [Plan(u, **new) for u in uris])
     monkeypatch.setattr(dry_run, "MAX_SURVEYED", 5)

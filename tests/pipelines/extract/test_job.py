@@ -233,7 +233,7 @@ def test_overwrite_removes_only_the_dataset(finished, tmp_path):
     output.begin_run(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
-    assert not output.plans.load()
+    assert not list(output.plans.latest())
     assert (out / "note.txt").exists()
 
 
@@ -270,8 +270,8 @@ def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(finis
 
 @pytest.mark.slow
 def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
-    """As with millions of inputs: three at a time, the plans of two in memory, and the units of few."""
-    for name, limit in (("WINDOW", 3), ("SLICE", 2), ("GROUP_UNITS", 6)):  # each group starts a decoder process
+    """As with millions of inputs: three at a time, with their plans alone in memory, and the units of few."""
+    for name, limit in (("WINDOW", 3), ("GROUP_UNITS", 6)):  # each group starts a decoder process
         monkeypatch.setattr(planning, name, limit)
     out = tmp_path / "out"
     summary = extract(debug((str(zoo),), str(out)), silent)
@@ -279,11 +279,11 @@ def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, s
     assert faces_of(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
     held = []
-    real = PlanStore.load
-    monkeypatch.setattr(PlanStore, "load", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
+    real = PlanStore.by_part
+    monkeypatch.setattr(PlanStore, "by_part", lambda self, uris: (held.append(p) or p for p in real(self, uris)))
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
-    assert [len(plans) for plans in held] == [2, 1, 2, 1] * 2 + [2, 2]
+    assert [len(plans) for plans in held] == [3, 3, 3, 3, 2, 2]  # of the dates, and of the plans, of each window
 
 
 @pytest.mark.slow

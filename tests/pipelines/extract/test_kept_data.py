@@ -96,11 +96,11 @@ def test_content_that_cannot_be_surveyed_replaces_nothing(dataset, finished, zoo
 def test_forget_removes_all_of_an_input(dataset, zoo):
     uri = str(zoo / "two people.mp4")
     parts = {unit.unit_id for unit in units(dataset, uri)}
-    before, had = len(dataset.plans.load()), held(dataset)
+    before, had = len(list(dataset.plans.latest())), held(dataset)
     dataset.forget([uri])
     assert uri not in dataset.inputs()["uri"].to_pylist()
     assert held(dataset) == had - parts
-    assert len(dataset.plans.load()) == before - 1
+    assert len(list(dataset.plans.latest())) == before - 1
     with pytest.raises(PlanError, match="is not an input of"):
         dataset.forget([uri])
 

@@ -19,38 +19,49 @@ from rigface.video.decode import Chunk
 
 CHUNKS = 10  # of a film
 MAX_BYTES = 2e9  # of the driver
-NAMES_BYTES = 4 * 12 * 10e6  # of four sets of ten million clips
+NAMES_BYTES = (4 * 12 + 16) * 10e6  # of ten million clips: four sets of names, and the part of each one's plan
+NEW_NAME_BYTES = 5 * 140  # of the first names of five sets, each of which begins a bucket
 
 
 @pytest.fixture
 def peak(tmp_path, silent, monkeypatch):
-    """The peak memory of a run on so many films, none of which is read, with so many units in a group."""
-    chunks = tuple(Chunk(k, 300 * k, 300 * (k + 1), 60.0 * k, 1500 * k, 90_000 * k, 0) for k in range(CHUNKS))
+    """The peak memory of a run on so many films, none of which is read, with so many units in a group and in a film."""
 
     def survey(uris, *_):
-        film = Plan("", "1 2", "video", sha256="0" * 64, rate=5.0, expected=(300,) * CHUNKS)
-        return [replace(film, uri=uri, chunks=tuple(replace(chunk) for chunk in chunks)) for uri in uris]
+        film = Plan("", "1 2", "video", sha256="0" * 64, rate=5.0)
+        return [
+            replace(film, uri=uri, expected=(300,) * len(made), chunks=made) for uri in uris for made in [chunks(uri)]
+        ]
+
+    def chunks(uri):
+        parts = range(int(uri.partition("-")[0]))
+        return tuple(Chunk(k, 300 * k, 300 * (k + 1), 60.0 * k, 1500 * k, 90_000 * k, 0) for k in parts)
 
     def run_shards(config, head, detector, shards, say):
         yield from ([Record.of(unit) for unit in units] for units in shards)
 
     monkeypatch.setattr(components, "specs", lambda settings: (fakes.HEAD, fakes.DETECTOR))
     monkeypatch.setattr(planning, "survey", survey)
-    for module, limit in ((planning, "SLICE"), (planning, "FLUSH_ROWS"), (finalize, "FLUSH_ROWS")):
-        monkeypatch.setattr(module, limit, 10)
+    for module, limit, at_most in (
+        (planning, "WINDOW", 50),
+        (planning, "FLUSH_ROWS", 10),
+        (finalize, "FLUSH_ROWS", 10),
+    ):
+        monkeypatch.setattr(module, limit, at_most)
     monkeypatch.setattr(in_process, "run_shards", run_shards)
     monkeypatch.setattr(FaceDataset, "records", lambda self, shard: [])
 
-    def run(films: int, group: int) -> int:
-        uris = [f"/films/{k:06}.mp4" for k in range(films)]
-        monkeypatch.setattr(sources, "find_all", lambda *_: iter(uris))
+    def run(films: int, group: int, units: int = CHUNKS) -> int:
+        uris = (f"{units}-{k % 16:x}-{k:06}.mp4" for k in range(films))  # not sorted
+        monkeypatch.setattr(sources, "_expand", lambda named: ((uri, uri) for uri in uris))
         monkeypatch.setattr(planning, "GROUP_UNITS", group)
-        config = replace(debug(("films",), str(tmp_path / f"{films} {group}")), in_process="always", identities=False)
+        out = str(tmp_path / f"{films} {group} {units}")
+        config = replace(debug(("films",), out), in_process="always", identities=False)
         tracemalloc.start()
         summary = extract(config, silent)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert summary.done["units"] == films * CHUNKS
+        assert summary.done["units"] == films * units
         return size
 
     run(1, 50)  # imports
@@ -64,6 +75,12 @@ def test_driver_of_many_films_holds_the_units_of_one_group(peak):
     assert many < 1.5 * few
     bytes_per_unit = (larger_groups - many) / (500 - 50)
     assert bytes_per_unit * at_most + NAMES_BYTES < MAX_BYTES
+
+
+@pytest.mark.slow
+def test_driver_of_many_clips_holds_their_hashes_alone(peak):
+    few, many = peak(100, 50, 1), peak(400, 50, 1)
+    assert (many - few) / 300 < NEW_NAME_BYTES, few
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.inputs import manifests
-from pipelines.inputs.compact_set import CompactSet, _has
+from pipelines.inputs.compact_set import CompactMap, CompactSet, _find
 from pipelines.inputs.sources import find_all
 from rigface.errors import PlanError
 from rigface.storage import objects, s3_client
@@ -107,19 +107,23 @@ def test_compact_set_takes_12_bytes_a_name():
 
 @given(st.lists(st.text(max_size=3), max_size=60))
 @settings(max_examples=30, deadline=None)
-def test_compact_set_behaves_as_a_set(names):
+def test_compact_set_and_map_behave_as_a_set_and_a_dict(names):
     compact, plain = CompactSet(), set()
-    for name in names:
+    numbers, places = CompactMap(), {}
+    for place, name in enumerate(names):
         assert (name in compact) == (name in plain)
         assert compact.add(name) == (name not in plain)
         plain.add(name)
+        assert numbers.get(name) == places.get(name)
+        numbers[name] = places[name] = place
+        assert numbers.get(name) == place
     assert len(compact) == len(plain)
 
 
 def test_compact_set_ignores_a_match_across_two_neighbours():
     bucket = bytearray(b"0123456789abcdefghij")
-    assert _has(bucket, b"abcdefghij")
-    assert not _has(bucket, b"56789abcde")
+    assert _find(bucket, b"abcdefghij", 10) == 10
+    assert _find(bucket, b"56789abcde", 10) == -1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # the last is what PowerShell saves
