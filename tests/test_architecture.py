@@ -126,8 +126,8 @@ def test_breaches_are_found(tmp_path, monkeypatch):
 CHEAP = (
     {
         "rigface": {"torch", "ray", "diffusers", "cv2"},
+        "pipelines.cli.editing, pipelines.edit.sliders": {"torch", "scipy", "cv2", "av", "pyarrow"},
         "rigface.types, rigface.schema, rigface.errors, rigface.edits": {"torch", "ray", "cv2"},
-        "pipelines.edit.sliders": {"torch", "scipy"},
         "pipelines.extract.job": {"torch", "ray", "boto3", "mediapipe"},
         "pipelines.cli.main": {"torch", "mediapipe", "diffusers"},
         # of the children that decode and detect
@@ -136,7 +136,7 @@ CHEAP = (
     },
     {
         "pipelines.edit.job, rigface.refiner.preview_refiner": {
-            "diffusers", "transformers", "ray", "boto3", "pandas", "torch._dynamo",
+            "diffusers", "transformers", "ray", "boto3", "pandas", "torch._dynamo", "scipy", "pyarrow",
         },
         "serve.inference.face_worker, serve.inference.diffusion_worker": {"diffusers", "transformers"},
     },

@@ -3,6 +3,7 @@
 A command's module is imported when it is chosen, so `rigface --help` is immediate.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from difflib import get_close_matches
 import rigface
 from pipelines.cli.commands import MODULES, overview
 from rigface.errors import RigFaceError, StorageGone
-from rigface.host_environment import repair_environment
+from rigface.host_environment import repair_environment, spare_imports
 from rigface.terminal import exit_code, sentence_of
 
 RESUMABLE = ("extract", "pair", "encode", "train", "compare", "evaluate", "judge", "study", "export")
@@ -20,9 +21,16 @@ INTERRUPTED = "rigface: stopped. Finished work is kept; run the same command aga
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; 1 after an error, 2 for an unknown command, 130 after Ctrl-C, 141 if the output is closed."""
+    is_program = argv is None
+    if is_program:
+        spare_imports()
     repair_environment()
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _run(words), INTERRUPTED if words and words[0] in RESUMABLE else "")
+    try:
+        return exit_code(lambda: _run(words), INTERRUPTED if words and words[0] in RESUMABLE else "")
+    finally:
+        if is_program:
+            gc.freeze()  # the interpreter looks for garbage at its end, too
 
 
 def _run(words: list[str]) -> int:

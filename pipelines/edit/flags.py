@@ -18,7 +18,6 @@ from typing import Annotated, Any, TypeVar, get_args
 import tyro
 from tyro.conf import arg
 
-from pipelines.edit.inputs import decode_confined, errors_named
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, FaceEdit, LightEdit, Region, Trait, face_edits, record_of
 from rigface.errors import PlanError
 from rigface.ranges import in_range
@@ -154,8 +153,6 @@ def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpe
 
     The edit begins as `spec`, by default that of `--edit`.
     """
-    from pipelines.examples.face_reader import is_row  # imports pyarrow
-
     if spec is None:
         spec, *more = (one.edit for one in _from_file(flags.edit))
         if more:
@@ -173,7 +170,11 @@ def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpe
     if flags.target is not None:
         targets |= {trait: flags.target for trait in spec.take if trait not in targets}
     for path in targets.values():
-        if not (path.is_file() or is_row(str(path))):
+        if path.is_file():
+            continue
+        from pipelines.examples.face_reader import is_row  # imports pyarrow
+
+        if not is_row(str(path)):
             raise PlanError(f"{path}: no such image to copy from")
     changes: dict[str, Any] = {"take": spec.take | set(targets)}
     for name in ("yaw", "pitch", "roll"):
@@ -198,6 +199,8 @@ def save_edits(path: Path, edits: Sequence[FaceEdit[Any]]) -> None:
 def _from_file(path: Path | None) -> list[FaceEdit[Any]]:
     if path is None:
         return [FaceEdit()]
+    from pipelines.edit.inputs import errors_named  # imports OpenCV and FFmpeg
+
     try:
         with errors_named(path):
             return face_edits(path.read_bytes())
@@ -234,6 +237,7 @@ def _light(flags: EditFlags, before: LightEdit | None) -> LightEdit | None:
     if asked:
         flag = f"--light-{next(iter(asked)).removesuffix('_deg')}"
         raise PlanError(f"{flag}: --hdr sets all of the light; use one or the other")
+    from pipelines.edit.inputs import decode_confined, errors_named
     from rigface.face.controls.transfer import exposure
     from rigface.face.rendering.environment_map import harmonics_of, read_environment_map
 

@@ -22,7 +22,6 @@ from pipelines.edit.outputs import check_writable
 from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note, missing_note, warning_notes
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
-from pipelines.examples.face_reader import face_at, is_row
 from rigface.editor import Editor, profile_of, usual_checkpoint
 from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Region, Trait
 from rigface.errors import PlanError
@@ -147,7 +146,9 @@ def load_targets(paths: Sequence[Path], editor: Editor) -> dict[Path, Face]:
     faces: dict[Path, Face] = {}
     head = editor.analyzer.head
     for path in dict.fromkeys(paths):
-        if is_row(str(path)):
+        if not path.is_file():  # then it is a row of a dataset: the flags are checked
+            from pipelines.examples.face_reader import face_at  # imports pyarrow
+
             faces[path], spec = face_at(str(path))
             if (spec.name, spec.version) != (head.name, head.version):
                 raise PlanError(

@@ -60,8 +60,10 @@ def run_shards(
 
     StorageGone if the output cannot be written.
     """
+    (detect_faces, arguments), *later = dataflow.stage_arguments(config, head, detector).values()
+    detect = detect_faces(**arguments)  # its child loads while torch is imported here
     with _one_thread():
-        actor = StageActor(list(dataflow.stage_arguments(config, head, detector).values()), config.out, config.part)
+        actor = StageActor([(lambda: detect, {}), *later], config.out, config.part)
         try:
             for plans in shards:
                 shard = Shard([Unit(plan) for plan in plans])

@@ -11,7 +11,7 @@ and stops the job. `needs` and `adds` are checked by `check_columns` before a cl
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol, cast
@@ -240,12 +240,12 @@ class Write:
 
 
 class StageActor:
-    """Neighbouring stages in one Ray actor, each as (class, arguments); passes whole shards on.
+    """Neighbouring stages in one Ray actor, each as (class or factory, arguments); passes whole shards on.
 
     `out` and `part` are the dataset and what `lock.hold` has locked of it.
     """
 
-    def __init__(self, stages: list[tuple[type, dict[str, Any]]], out: str, part: str = "") -> None:
+    def __init__(self, stages: list[tuple[Callable[..., Any], dict[str, Any]]], out: str, part: str = "") -> None:
         cv2.setNumThreads(1)  # the actors of a pool are the parallelism
         made = [make(**arguments) for make, arguments in stages]
         self._write = next((stage for stage in made if isinstance(stage, Write)), None)

@@ -16,7 +16,8 @@ Configured by the environment like every AWS tool: AWS_ENDPOINT_URL (or AWS_ENDP
 keys, web identity, the instance's role. With an endpoint, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts
 them into the host's name.
 
-boto3 is imported at the first request: every process of a job imports this module, and most read from disks.
+boto3 and pyarrow are imported at the first request: every process of a job imports this module, and most read from
+disks.
 """
 
 import functools
@@ -27,8 +28,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
-
-import pyarrow.fs as pafs
 
 from rigface.errors import PlanError, StorageGone
 from rigface.telemetry.instruments import Metric
@@ -245,6 +244,8 @@ def arrow(bucket: str) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _arrow(address: str, region: str, style: str, bucket: str) -> Any:
+    import pyarrow.fs as pafs
+
     options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=10)}
     if address:
         options["scheme"], options["endpoint_override"] = address.split("://", 1)

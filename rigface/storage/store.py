@@ -9,6 +9,8 @@ Path: stages, and jobs of the service -> `Store.publish` -> disk or S3.
 Retries of requests to S3 are in `rigface.storage.s3_client`. A Store is pickled as its uri.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -17,15 +19,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from rigface.errors import PlanError, StorageGone, UnsafeFile
 from rigface.storage import objects, s3_client
 from rigface.storage.read_ahead import ReadAhead
+
+if TYPE_CHECKING:  # a tenth of a second, which commands that read no tables save
+    import pyarrow as pa
+    import pyarrow.fs as pafs
 
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
@@ -48,7 +50,9 @@ class Store:
     @property
     def fs(self) -> pafs.FileSystem:
         """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`"""
-        return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
+        from pyarrow.fs import LocalFileSystem
+
+        return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else LocalFileSystem()
 
     def at(self, path: str) -> str:
         """A path below the root, as `fs` wants it; UnsafeFile if it leads out of the root."""
@@ -87,19 +91,25 @@ class Store:
         """A Parquet object, or some of its columns, fetched alone; FileNotFoundError if there is none, PlanError if it
         is damaged.
         """
+        from pyarrow.parquet import ParquetFile
+
         with self.open(path) as f, self._damage_named(path):
-            return pq.ParquetFile(f).read(columns=columns)
+            return ParquetFile(f).read(columns=columns)
 
     def schema(self, path: str) -> pa.Schema:
         """The schema of a Parquet object; raises as `table`."""
+        from pyarrow.parquet import read_schema
+
         with self.open(path) as f, self._damage_named(path):
-            return pq.read_schema(f)
+            return read_schema(f)
 
     @contextlib.contextmanager
     def _damage_named(self, path: str) -> Iterator[None]:
+        from pyarrow import ArrowInvalid
+
         try:
             yield
-        except pa.ArrowInvalid as e:
+        except ArrowInvalid as e:
             advice = "delete it, and run the command again that made it"
             raise PlanError(f"{self.uri}/{path} is damaged ({str(e).splitlines()[0]}); {advice}") from e
 

@@ -1,5 +1,6 @@
 """Environments of containers, proxies and batch systems, as processes of them see it."""
 
+import gc
 import getpass
 import os
 import pwd
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rigface.host_environment import is_loopback, repair_environment
+from rigface import host_environment
+from rigface.host_environment import is_loopback, repair_environment, spare_imports
 
 
 @pytest.fixture
@@ -85,3 +87,14 @@ def test_long_tmpdir_moves_sockets_of_ray(environment, monkeypatch, length, shor
 )
 def test_is_loopback(host, loopback):
     assert is_loopback(host) is loopback
+
+
+def test_garbage_collection_begins_after_the_imports_and_passes_over_them(monkeypatch):
+    monkeypatch.setattr(host_environment, "IMPORTED", 5000)
+    thresholds, hooks, frozen = gc.get_threshold(), len(gc.callbacks), gc.get_freeze_count()
+    spare_imports()
+    kept = [[] for _ in range(2000)]
+    assert gc.get_threshold()[0] == 5000
+    kept += [[] for _ in range(4000)]
+    assert (gc.get_threshold(), len(gc.callbacks)) == (thresholds, hooks)
+    assert gc.get_freeze_count() >= frozen + 5000

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint, MissingAsset
@@ -121,6 +119,9 @@ def deep3d_model_points(file: str | os.PathLike[str]) -> np.ndarray:
         MissingAsset: there is no such file.
         BadCheckpoint: it is no MATLAB file with `lm` (68, 3).
     """
+    from scipy.io import loadmat  # a tenth of a second
+    from scipy.io.matlab import MatReadError
+
     if not os.path.isfile(file):
         raise MissingAsset(f"{file} is not there; it lies beside BFM_model_front.mat in Deep3DFaceRecon's BFM folder")
     try:

@@ -23,7 +23,6 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from rigface.colour import LUMINANCE
@@ -145,6 +144,8 @@ def has_tone(spec: HeadSpec) -> bool:
 
 def _in_hull(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """(P,) bool: points (P, 2) inside, or on the outline of, the convex hull of (C, 2)."""
+    import cv2  # not for those who read names and sizes
+
     hull = cv2.convexHull(corners.astype(np.float32))[:, 0].astype(np.float64)  # clockwise, y upwards
     x, y = (np.roll(hull, -1, axis=0) - hull).T
     away = points[:, None] - hull

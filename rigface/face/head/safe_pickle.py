@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import sparse
 
 from rigface.errors import UnsafeFile
 
@@ -338,6 +337,8 @@ class _Arrays:
         parts = [_array_of(part) for part in (state["data"], *columns)]
         if len(shape) != 2 or min(shape) < 0 or any(part.ndim != 1 or part.dtype.kind not in "biuf" for part in parts):
             raise ValueError(f"a sparse matrix of shape {shape}")
+        from scipy import sparse  # a tenth of a second, and the open head needs none
+
         self._spend(math.prod(shape) * parts[0].itemsize)  # as if it were dense: it is going to be
         self._spend(2 * sum(part.nbytes for part in parts) + 8 * shape[0])  # scipy may copy and widen indices
         if kind == "coo":

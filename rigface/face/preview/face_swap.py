@@ -22,7 +22,6 @@ from functools import cached_property
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from rigface.face.geometry import alignment
 from rigface.face.geometry.camera import project, to_crop_px
@@ -159,6 +158,8 @@ class FaceSwapper:
         return self._from(np.array(LIPS[1]))
 
     def _from(self, vertices: np.ndarray) -> np.ndarray:
+        from scipy.spatial import cKDTree  # a tenth of a second
+
         points = 1000 * self._head.template.numpy()
         return np.asarray(cKDTree(points[vertices]).query(points)[0])
 
