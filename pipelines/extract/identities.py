@@ -4,8 +4,9 @@ Path: tracks of the finished inputs that the table does not hold -> a mean direc
 against the people who are there -> rows added to OUT/identities/. Nothing of faces/ is written.
 
 The table is the whole state: the people are its rows, grouped. A pass only adds objects, each with whole inputs, so a
-killed pass is continued by the next. A person is named by a hash of the first track, and keeps that name. Two tracks
-in one frame are never one person.
+killed pass is continued by the next. A person is named by a hash of their first track, in the order of uris and tracks,
+of the pass that found them, and keeps that name: two runs on the same inputs name people alike. Two tracks in one frame
+are never one person.
 
 Memory grows with the tracks (some 3 kB each), time with the new ones times all people (docs/scaling.md).
 """
@@ -16,6 +17,7 @@ from base64 import b32encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +61,7 @@ class IdentityReport:
 
 @dataclass(frozen=True)
 class _Tracks:
-    """The tracks of some inputs, in order."""
+    """The tracks of some inputs, in the order of their uris and numbers."""
 
     uri: list[str]
     track: np.ndarray  # (N,) int32
@@ -141,26 +143,24 @@ def _threshold_of(store: Store) -> float | None:
 
 
 def _read(faces: Faces, wanted: Callable[[str], bool], names: Identities) -> _Tracks:
-    """All tracks of the wanted inputs."""
-    uris: list[str] = []
-    given: list[str | None] = []
-    apart: list[tuple[int, int]] = []
-    numbers, counts, means = [], [], []
+    """All tracks of the wanted inputs, by uri and number, so that their order, and names, do not depend on shards."""
+    found = []
     for uri, table in faces.by_input(["frame_index", "track", "identity_vector"], wanted):
         track, row, count = np.unique(table["track"].to_numpy(), return_inverse=True, return_counts=True)
-        apart += [(len(uris) + a, len(uris) + b) for a, b in _together(table["frame_index"].to_numpy(), row)]
-        uris += [uri] * len(track)
-        given += names.of(pa.array([uri] * len(track)), track).to_pylist()
-        numbers.append(track)
-        counts.append(count)
-        means.append(_means(table["identity_vector"].combine_chunks(), row, len(track)))
+        together = sorted(_together(table["frame_index"].to_numpy(), row))
+        found.append((uri, track, count, _means(table["identity_vector"].combine_chunks(), row, len(track)), together))
+    found.sort(key=itemgetter(0))
+    uris = [uri for uri, track, *_ in found for _ in track]
+    starts = itertools.accumulate((len(of[1]) for of in found), initial=0)
+    tracks, counts, means = (list(map(itemgetter(k), found)) for k in (1, 2, 3))
+    numbers = np.concatenate([*tracks, np.zeros(0, np.int32)])
     return _Tracks(
         uris,
-        np.concatenate([*numbers, np.zeros(0, np.int32)]),
+        numbers,
         np.concatenate([*counts, np.zeros(0, np.int32)]),
         np.concatenate([*means, np.zeros((0, faces.detector.identity_width), np.float32)]),
-        given,
-        apart,
+        names.of(pa.array(uris, pa.string()), numbers).to_pylist(),
+        [(start + a, start + b) for start, of in zip(starts, found) for a, b in of[4]],
     )
 
 
