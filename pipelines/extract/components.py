@@ -42,12 +42,13 @@ class Identity(Protocol):
         ...
 
 
-def detector(settings: Settings) -> Detector:
+def detector(settings: Settings, device: str = "cpu") -> Detector:
+    """The face detector; a device other than the CPU is for `mediapipe` alone, as `ExtractConfig` checks."""
     if settings.detector == "fake":
         return fakes.FakeDetector()
     if settings.detector == "insightface":  # the pack's own landmarks fit no reconstructor
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
-    return load_detector(settings.detector, small_faces=settings.small_faces)
+    return load_detector(settings.detector, small_faces=settings.small_faces, device="" if device == "cpu" else device)
 
 
 def identity(settings: Settings) -> Identity | None:

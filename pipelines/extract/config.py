@@ -39,8 +39,8 @@ class Settings:
     small_faces: bool = False
     """Also search every frame in tiles, for faces down to about 24 px in a 4K frame. Several times slower."""
     detector: Literal["mediapipe", "insightface", "fake"] = "mediapipe"
-    """Face detector. `insightface`: the SCRFD of a model pack that you provide; MediaPipe's landmarker then runs on
-    each face, since the head is fitted to its 478 points."""
+    """Face detector. `mediapipe` runs on GPUs with --detect-faces.gpus. `insightface`: the SCRFD of a model pack that
+    you provide; MediaPipe's landmarker then runs on each face, since the head is fitted to its 478 points."""
     detector_folder: str = ""  # Model pack of the detector `insightface`; empty: searched for in $RIGFACE_ASSETS.
     identity: Literal["dlib", "arcface", "none", "fake"] = "dlib"
     """Face recognition network, run on a few frames of each track: dlib (128 numbers), or the ArcFace of a model pack
@@ -182,8 +182,8 @@ class ExtractConfig:
             raise PlanError("nothing to do: name a folder, a file, a glob, a list file or an s3:// prefix before OUT")
         if self.detect_faces.shared:
             raise PlanError("detect_faces is the first stage: there are no earlier actors to share")
-        if self.detect_faces.gpus:
-            raise PlanError("detect_faces runs on CPUs (decoder and landmarker): set detect_faces.gpus to 0")
+        if self.detect_faces.gpus and self.settings.detector != "mediapipe":
+            raise PlanError(f"detect_faces.gpus: the detector {self.settings.detector} runs on CPUs; set it to 0")
         in_range(self, "(0, inf)", "silence_s", "stall_s")
         in_range(self, "[80, inf)", "object_store_mb")
         in_range(self, "[1, inf)", "shard_frames")

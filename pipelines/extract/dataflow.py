@@ -38,7 +38,7 @@ def stage_arguments(config: ExtractConfig, head: HeadSpec, detector: DetectorSpe
     remote = all(open_input.is_remote(named) for named in config.videos)
     limits = {"silence_s": config.silence_s, **place, "remote": remote}
     return {
-        DetectFaces.name: (DetectFaces, {**settings, **limits}),
+        DetectFaces.name: (DetectFaces, {**settings, **limits, "device": device[DetectFaces.name]}),
         Reconstruct.name: (Reconstruct, {**settings, "device": device[Reconstruct.name]}),
         MaskAndScore.name: (MaskAndScore, {**settings, "device": device[MaskAndScore.name]}),
         Write.name: (Write, {**place, "head": head, "detector": detector, "columns": config.settings.kept}),

@@ -2,8 +2,8 @@
 
 Path: UnitPlan -> FrameProcessor (in a confined child process) -> Record and faces as Arrow IPC. Full frames end here.
 
-One pass over the frames with one decoded frame in memory. Which faces get an identity vector is decided as they pass by
-(`Picker`), the vectors are computed at the end.
+One pass over the frames with one decoded frame in memory, or some that a GPU looks at together. Which faces get an
+identity vector is decided as they pass by (`Picker`), the vectors are computed at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.extract.unit import Record, ipc
 from pipelines.inputs import open_input, sources
 from rigface import assets, confinement, schema
 from rigface.errors import BadInput
-from rigface.face.detection.detector import KeyframeDetector
+from rigface.face.detection.detector import BatchDetector, KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.identity.dlib_embedding import FramePicker
 from rigface.face.steps import AlignedFaces, align
@@ -37,15 +37,17 @@ from rigface.video.decode import Truncated, read_frames
 
 T = TypeVar("T")
 MEMORY_GB = 4  # for frames, beside the models; an 8K video takes 2
+AHEAD, AHEAD_BYTES = 32, 256 * 2**20  # frames that a GPU looks at together, at most
 
 
 class FrameProcessor:
-    """All work on whole frames. Built once per child process."""
+    """All work on whole frames. Built once per child process. `device` is that of the detector's networks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
         cv2.setNumThreads(1)  # there are as many processes as cores
         self._settings = settings
-        self._detector = components.detector(settings)
+        self._detector = components.detector(settings, device)
+        self._ahead = 1 if device == "cpu" else AHEAD
         self._identity = components.identity(settings)
         has_crops = settings.wants("crop") or components.needs_fit(settings) or components.needs_mask(settings)
         self._quality = settings.jpeg_quality if has_crops else 0
@@ -62,7 +64,7 @@ class FrameProcessor:
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
         detect, tracker, faces = KeyframeDetector(self._detector), Tracker(), _FaceColumns(self._identity)
         try:
-            for frame in clock.over("decode", self._frames(plan, file)):
+            for frame in self._looked_at(clock.over("decode", self._frames(plan, file)), clock):
                 if record.width is None:
                     record.height, record.width = frame.image.shape[:2]
                 record.frames += 1
@@ -97,6 +99,26 @@ class FrameProcessor:
         width = DLIB_WIDTH if self._identity is None else self._identity.width
         return record, ipc(faces.table(width)).to_pybytes() if len(faces) else None
 
+    def _looked_at(self, frames: Iterator[Frame], clock: Clock) -> Iterator[Frame]:
+        """The same frames, those before an error too, of which the detector has seen several at once if it can."""
+        is_over = False
+        failure: Exception | None = None
+        while not is_over:
+            batch: list[Frame] = []
+            while not is_over and len(batch) < self._ahead and sum(f.image.nbytes for f in batch) < AHEAD_BYTES:
+                try:
+                    batch.append(next(frames))
+                except StopIteration:
+                    is_over = True
+                except Exception as e:
+                    is_over, failure = True, e
+            if len(batch) > 1 and isinstance(self._detector, BatchDetector):
+                with clock("detect"):
+                    self._detector.prepare([frame.image for frame in batch])
+            yield from batch
+        if failure is not None:
+            raise failure
+
     def _frames(self, plan: UnitPlan, file: BinaryIO | None) -> Iterator[Frame]:
         with open_input.opened(sources.located(plan.uri, self._settings.root), file) as content:
             if plan.chunk is None:
@@ -105,9 +127,9 @@ class FrameProcessor:
                 yield from read_frames(content, self._settings.rate, plan.chunk)
 
 
-def confined(settings: Settings, network: bool) -> FrameProcessor:
+def confined(settings: Settings, network: bool, device: str = "cpu") -> FrameProcessor:
     """A frame processor in a process that may take `MEMORY_GB` beside the models, and open only their files."""
-    processor = FrameProcessor(settings)
+    processor = FrameProcessor(settings, device)
     folders = [os.environ.get(assets.FOLDER_VARIABLE, ""), *(getattr(settings, name) for name in MODEL_FOLDERS)]
     confinement.limit_memory(MEMORY_GB * 1024)
     confinement.confine_process(readable=filter(None, folders), network=network)

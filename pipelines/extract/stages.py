@@ -60,6 +60,7 @@ class DetectFaces:
     Args:
         remote: start the child that reads from S3 first.
         part: as in `lock.hold`.
+        device: of the detector's networks.
     """
 
     name = "detect_faces"
@@ -69,8 +70,16 @@ class DetectFaces:
         *("identity_vector", "crop", "_score", "_brighter"),
     )
 
-    def __init__(self, settings: Settings, silence_s: float, out: str, remote: bool = False, part: str = "") -> None:
-        self._settings, self._silence_s = settings, silence_s
+    def __init__(
+        self,
+        settings: Settings,
+        silence_s: float,
+        out: str,
+        remote: bool = False,
+        part: str = "",
+        device: str = "cpu",
+    ) -> None:
+        self._settings, self._silence_s, self._device = settings, silence_s, device
         self._children: dict[bool, WorkerProcess] = {}  # for remote inputs, which need the network, and for local ones
         self._child(remote).start()
         confinement.warn_of_missing()
@@ -105,7 +114,7 @@ class DetectFaces:
 
     def _child(self, remote: bool) -> WorkerProcess:
         if remote not in self._children:
-            arguments = {"settings": self._settings, "network": remote}
+            arguments = {"settings": self._settings, "network": remote, "device": self._device}
             target = "pipelines.extract.frame_processor:confined"
             self._children[remote] = WorkerProcess(target, arguments, self._silence_s, storage=remote)
         return self._children[remote]

@@ -49,10 +49,12 @@ class HalfReadFrameProcessor(FrameProcessor):
 class ReplacedDetectFaces(DetectFaces):
     """`DetectFaces` with one of these in its child."""
 
-    def __init__(self, settings, silence_s: float, out: str, remote: bool, part: str, processor: str, log: str) -> None:
+    def __init__(
+        self, settings, silence_s: float, out: str, remote: bool, part: str, device: str, processor: str, log: str
+    ) -> None:
         target = f"tests.drills.poison:{processor}"
         self._replaced = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
-        super().__init__(settings, silence_s, out, remote, part)
+        super().__init__(settings, silence_s, out, remote, part, device)
 
     def _child(self, remote: bool) -> WorkerProcess:
         return self._replaced

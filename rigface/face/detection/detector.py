@@ -5,7 +5,7 @@ implement the Protocol; everything behind it knows faces only as `Detection`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,14 @@ class Detector(Protocol):
             before: detections of the previous frame. Faces lost since are searched at their old places, at little cost,
                 and scores of faces that are still visible are kept. Without it, every face is scored anew.
         """
+
+
+@runtime_checkable
+class BatchDetector(Detector, Protocol):
+    """A detector that does what it can for several images at once."""
+
+    def prepare(self, images: Sequence[np.ndarray]) -> None:
+        """Look at images that the next calls are for, (H, W, 3) uint8 RGB each; what was prepared before is gone."""
 
 
 def check_image(image: np.ndarray) -> None:

@@ -52,7 +52,7 @@ def test_switches_set_boolean_fields():
         (["extract", "only-one"], "VIDEOS... OUT"),
         (["extract", "a", "b", "--fps", "0"], "above 0"),
         (["extract", "/no/such/folder", "out/never", "--preset", "debug"], "no such file or folder"),
-        (["extract", "a", "b", "--detect-faces.gpus", "1"], "runs on CPUs"),
+        (["extract", "a", "b", "--detector", "insightface", "--detect-faces.gpus", "1"], "runs on CPUs"),
         (["status", "/no/such/dataset"], "not a RigFace dataset"),
         (["forecast"], "VIDEOS..."),
     ],

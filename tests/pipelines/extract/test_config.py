@@ -91,7 +91,7 @@ def test_integer_and_float_fps_have_one_hash():
         lambda: Pool(actors=4, max_actors=2),
         lambda: ExtractConfig((), "out"),
         lambda: ExtractConfig(("in",), "out", detect_faces=Pool(shared=True)),
-        lambda: ExtractConfig(("in",), "out", detect_faces=Pool(gpus=1)),
+        lambda: ExtractConfig(("in",), "out", Settings(detector="insightface"), detect_faces=Pool(gpus=1)),
     ],
 )
 def test_wrong_value_is_refused_by_name(wrong):

@@ -136,6 +136,17 @@ def test_frame_processor_fills_record_and_faces(unit):
     assert len(unit["crop"]) - unit["identity_vector"].null_count == 4  # two for each track
 
 
+def test_frames_that_a_gpu_looks_at_together_give_the_same_rows(clip, monkeypatch):
+    looked = []
+    monkeypatch.setattr(fakes.FakeDetector, "prepare", lambda _, images: looked.append(len(images)), raising=False)
+    monkeypatch.setattr(frame_processor, "AHEAD", 4)
+    plan = planned(clip).plan
+    (record, faces), (alone, expected) = (FrameProcessor(SETTINGS, d)(plan, lambda _: None) for d in ("cuda", "cpu"))
+    assert looked == [4, 4, 2]
+    assert (record.frames, record.last_frame, record.faces) == (alone.frames, alone.last_frame, alone.faces)
+    assert faces == expected
+
+
 def test_landmarks_are_in_crop_px_and_boxes_in_frame_px(unit):
     rows = unit.good
     landmarks = unit.numbers("landmarks", rows).reshape(len(rows), -1, 3)
@@ -158,6 +169,8 @@ def test_damaged_video_is_partial_and_keeps_its_good_frames(clip, tmp_path):
     assert unit.record.status == "partial"
     assert unit.record.stage == "decode"
     assert 0 < unit.record.frames < 10
+    together, _ = FrameProcessor(SETTINGS, "cuda")(unit.plan, lambda step: None)  # of a batch that the damage ends
+    assert (together.status, together.frames, together.reason) == ("partial", unit.record.frames, unit.record.reason)
     assert len(unit.faces) == unit.record.faces > 0
 
 

@@ -13,7 +13,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.detection import landmarker_result, mediapipe
+from rigface.face.detection import mediapipe_library
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, tile_grid
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
@@ -73,9 +73,8 @@ def test_spec_version_depends_on_the_model_file(detector):
 
 
 def test_blendshape_names_are_the_models(detector, astronaut):
-    from rigface.face.detection.mediapipe import _mediapipe_image
-
-    reported = detector._landmarker.detect(_mediapipe_image(astronaut)).face_blendshapes[0]
+    library = detector._landmarker.landmarker
+    reported = library.detect(mediapipe_library.mediapipe_image(astronaut)).face_blendshapes[0]
     assert [b.category_name for b in reported] == list(BLENDSHAPES)
 
 
@@ -244,18 +243,19 @@ def test_collected_detector_is_closed_by_another_thread():
     closed: queue.SimpleQueue[int] = queue.SimpleQueue()
     lock = concurrent.futures.thread._global_shutdown_lock  # MediaPipe submits its calls to executors
     with lock:
-        mediapipe._close(SimpleNamespace(close=lambda: lock.acquire(timeout=5) and closed.put(threading.get_ident())))
+        mediapipe_library._close(
+            SimpleNamespace(close=lambda: lock.acquire(timeout=5) and closed.put(threading.get_ident()))
+        )
     assert closed.get(timeout=60) != threading.get_ident()
     lock.release()
 
 
 def test_arrays_are_those_of_mediapipes_own_objects(detector, astronaut):
     """Of two faces; a MediaPipe that hides what is read here gives the same."""
-    face = astronaut[:256, 96:352]
-    image = mediapipe._mediapipe_image(np.concatenate([face, face[:, ::-1]], axis=1))
-    found = landmarker_result.detect(detector._landmarker, image)
-    public = SimpleNamespace(detect=detector._landmarker.detect)
-    for objects in (landmarker_result.of_objects(public.detect(image)), landmarker_result.detect(public, image)):
+    face, library = astronaut[:256, 96:352], detector._landmarker.landmarker
+    image = mediapipe_library.mediapipe_image(np.concatenate([face, face[:, ::-1]], axis=1))
+    found, public = mediapipe_library.detect(library, image), SimpleNamespace(detect=library.detect)
+    for objects in (mediapipe_library.of_objects(public.detect(image)), mediapipe_library.detect(public, image)):
         assert len(found) == len(objects) == 2
         for ours, theirs in zip(found, objects):
             assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(ours, theirs))
