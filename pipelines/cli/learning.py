@@ -100,24 +100,27 @@ class TrainCommand:
     """Fine-tune a model on examples, or train a small one from scratch.
 
     EXAMPLES is the output of `pair` or `encode`, or a dataset of faces; then pairs and latents are made in OUT.
+    Of several folders of examples, --weights gives each its share of every step.
     Run the command again after a stop: it goes on with the next batch.
 
       rigface train one_gpu out/latents runs/mine --start sd15
+      rigface train one_gpu out/clips out/portraits runs/both --weights 3 1
       rigface train mini_cpu out/demo runs/mine --start mini --steps 20
     """
 
-    words: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET EXAMPLES OUT")] = ()
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET EXAMPLES... OUT")] = ()
     """A preset for the defaults of the options (debug, mini_cpu, one_gpu, eight_gpus, cluster), the folder or s3://
-    prefix of examples or faces, and that of the run."""
+    prefix of examples or faces, or several of examples, and that of the run."""
     job: Annotated[TrainConfig, arg(name="")] = mini_cpu()
 
     def run(self) -> int:
         from pipelines.train.job import train
         from pipelines.train.prepare_examples import prepare_examples
 
-        if len(self.words) != 3 or self.words[0] not in PRESETS:
-            raise PlanError(f"want PRESET EXAMPLES OUT, where PRESET is one of {', '.join(PRESETS)}")
-        config = replace(self.job, examples=self.words[1], out=self.words[2])
+        if len(self.words) < 3 or self.words[0] not in PRESETS:
+            raise PlanError(f"want PRESET EXAMPLES... OUT, where PRESET is one of {', '.join(PRESETS)}")
+        examples, *more = self.words[1:-1]
+        config = replace(self.job, examples=examples, more_examples=tuple(more), out=self.words[-1])
         train(replace(config, examples=prepare_examples(config, _say)), _say)
         return 0
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.examples.layout import parts_of, schema_of
-from rigface.examples import ExampleSpec
+from rigface.errors import PlanError
+from rigface.examples import CAPTION, ExampleSpec, LatentSpec
 from rigface.storage.store import Store
 
 INDEX = "index.parquet"
@@ -45,22 +46,27 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ExampleIndex:
-    """The small columns of all examples of a folder."""
+    """The small columns of all examples of a folder, or of several one after the other."""
 
     parts: list[Part]
     counts: list[int]  # rows of each part
     schema: pa.Schema  # of the parts
     table: pa.Table  # `COLUMNS` of all rows, in the order of the parts
     is_stored: bool  # False: it was read from the parts
+    datasets: list[int]  # number of parts of each folder
 
     @staticmethod
-    def of(store: Store) -> ExampleIndex:
-        """The index of a folder; PlanError if there are no examples, or one is damaged."""
-        paths = parts_of(store)
-        stored = _stored(store)
-        if stored is not None and [part.path for part in stored.parts] == paths:
-            return stored
-        return _read(store, paths)
+    def of(*stores: Store) -> ExampleIndex:
+        """The index of some folders of one kind, see `check_alike`; PlanError if one has no examples, or is damaged."""
+        indexes = [_of(store) for store in stores]
+        return ExampleIndex(
+            parts=[part for index in indexes for part in index.parts],
+            counts=[count for index in indexes for count in index.counts],
+            schema=indexes[0].schema,
+            table=pa.concat_tables([index.table.replace_schema_metadata() for index in indexes]).unify_dictionaries(),
+            is_stored=all(index.is_stored for index in indexes),
+            datasets=[len(index.parts) for index in indexes],
+        )
 
     @property
     def spec(self) -> ExampleSpec:
@@ -81,6 +87,37 @@ class ExampleIndex:
         return is_of
 
 
+def check_alike(stores: Sequence[Store]) -> None:
+    """Check that the examples of several folders can be trained on together; PlanError names the differences."""
+    first, *others = [schema_of(store, parts_of(store)) for store in stores]
+    for store, schema in zip(stores[1:], others):
+        differ = [
+            f"{name} ({mine!r} and {theirs!r})"
+            for name, mine in _described(first).items()
+            if mine != (theirs := _described(schema)[name])
+        ]
+        if differ:
+            raise PlanError(
+                f"{stores[0].uri} and {store.uri} cannot be trained on together: they differ in {', '.join(differ)}"
+            )
+
+
+def _described(schema: pa.Schema) -> dict[str, Any]:
+    """What examples of one training have in common, by its name."""
+    spec, latents = ExampleSpec.of(schema), LatentSpec.of(schema)
+    return {
+        "head": f"{spec.head.name} {spec.head.version}",
+        "size": spec.size,
+        "style": spec.style,
+        "expression code": (spec.expression_field, spec.expression_size),
+        "profile": spec.profile,
+        "identity vectors": spec.identity,
+        "form": "pictures" if latents is None else "latents",
+        "autoencoder": latents and latents.autoencoder,
+        "captions": CAPTION in schema.names,
+    }
+
+
 def publish_index(store: Store) -> pa.Table:
     """Write the index of a finished folder, read from its parts; the small columns of all rows."""
     index = _read(store, parts_of(store))
@@ -94,6 +131,13 @@ def publish_index(store: Store) -> pa.Table:
     return index.table
 
 
+def _of(store: Store) -> ExampleIndex:
+    """The index of a folder: the stored one if it is of the parts that are there."""
+    paths = parts_of(store)
+    stored = _stored(store)
+    return stored if stored is not None and [part.path for part in stored.parts] == paths else _read(store, paths)
+
+
 def _stored(store: Store) -> ExampleIndex | None:
     """The index as it is stored; None if there is none."""
     try:
@@ -104,7 +148,8 @@ def _stored(store: Store) -> ExampleIndex | None:
     about = table.schema.metadata
     parts = json.loads(about[b"rigface.parts"])
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(about[b"rigface.schema_of_parts"])))
-    return ExampleIndex([Part(store, path) for path, _ in parts], [count for _, count in parts], schema, table, True)
+    places, counts = [Part(store, path) for path, _ in parts], [count for _, count in parts]
+    return ExampleIndex(places, counts, schema, table, True, [len(parts)])
 
 
 def _read(store: Store, paths: list[str]) -> ExampleIndex:
@@ -112,4 +157,8 @@ def _read(store: Store, paths: list[str]) -> ExampleIndex:
     parts = [Part(store, path) for path in paths]
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(lambda part: part.table(COLUMNS).replace_schema_metadata(), parts))
-    return ExampleIndex(parts, [len(t) for t in tables], schema_of(store, paths), pa.concat_tables(tables), False)
+    counts, table = [len(t) for t in tables], pa.concat_tables(tables)
+    for at, name in enumerate(COLUMNS):
+        if name in NAMES:
+            table = table.set_column(at, name, table[name].dictionary_encode())
+    return ExampleIndex(parts, counts, schema_of(store, paths), table, False, [len(parts)])

@@ -60,9 +60,10 @@ def plan_hash(source: Store) -> str:
         return ""
 
 
-def examples_hash(source: Store) -> str:
-    """A hash of the names of a folder's objects, which are hashes of what they were made from; or PlanError."""
-    return hashlib.sha256("\0".join(parts_of(source)).encode()).hexdigest()[:16]
+def examples_hash(*sources: Store) -> str:
+    """A hash of the names of folders' objects, which are hashes of what they were made from; or PlanError."""
+    names = "\0\0".join("\0".join(parts_of(source)) for source in sources)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def autoencoder_place(name: str) -> Path:

@@ -44,20 +44,36 @@ class BatchSampler:
         rows: for each part, the numbers of its usable rows.
         batch: examples per micro-batch and step. micro_batches: batches per step.
         window: steps within which rows are shuffled.
+        weights: for each dataset, its share of every step, of any sum; none: rows come in proportion to their number.
+        datasets: for each dataset, its number of parts; with weights only.
 
     Raises:
-        PlanError: there are no rows.
+        PlanError: there are no rows, or none in a dataset with a weight.
     """
 
     def __init__(
-        self, rows: Sequence[np.ndarray], batch: int, micro_batches: int = 1, window: int = 64, seed: int = 0
+        self,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        micro_batches: int = 1,
+        window: int = 64,
+        seed: int = 0,
+        weights: Sequence[float] = (),
+        datasets: Sequence[int] = (),
     ) -> None:
         self.batch, self.micro_batches, self.window, self.seed = batch, micro_batches, window, seed
         self.rows = [np.asarray(r, np.int64) for r in rows]
+        self.weights, self.datasets = tuple(weights), np.split(np.arange(len(rows)), np.cumsum(datasets)[:-1])
         total = sum(map(len, self.rows))
         if not total:
             raise PlanError("no examples to learn from")
+        if self.weights and (empty := [k for k, parts in enumerate(self.datasets, 1) if not self.count(parts)]):
+            raise PlanError(f"no examples to learn from in folder {empty[0]} of {len(self.datasets)}")
         self.steps_per_epoch = max(1, total // (batch * micro_batches))
+
+    def count(self, parts: np.ndarray) -> int:
+        """Number of rows of some parts."""
+        return sum(len(self.rows[part]) for part in parts)
 
     def micro_batch_rows(self, epoch: int, micro_batch: int) -> np.ndarray:
         """(steps_per_epoch * batch, 2) part and row of everything a micro-batch sees in an epoch, in order."""
@@ -84,8 +100,24 @@ class BatchSampler:
 
 @lru_cache(maxsize=4)
 def _epoch(sampler: BatchSampler, epoch: int) -> np.ndarray:
-    """(N, 2) part and row of all examples, parts in this epoch's order."""
-    order = np.random.default_rng([sampler.seed, epoch]).permutation(len(sampler.rows))
+    """(N, 2) part and row of all examples, parts in this epoch's order; with weights, as many rows in their shares."""
+    if not sampler.weights:
+        return _shown(sampler, epoch, 0, np.arange(len(sampler.rows)))
+    total, shares = sum(map(len, sampler.rows)), np.cumsum(sampler.weights) / sum(sampler.weights)
+    quotas = np.maximum(np.diff(np.rint(shares * total).astype(np.int64), prepend=0), 1)
+    taken = []
+    for dataset, (parts, quota) in enumerate(zip(sampler.datasets, quotas.tolist())):
+        # Each goes through its own epochs, on from where the last epoch of all ended.
+        places, count = np.arange(epoch * quota, (epoch + 1) * quota), sampler.count(parts)
+        own, within = np.divmod(places, count)
+        taken.append(np.concatenate([_shown(sampler, k, dataset, parts)[within[own == k]] for k in np.unique(own)]))
+    evenly = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in taken])
+    return np.concatenate(taken)[np.argsort(evenly, kind="stable")]
+
+
+def _shown(sampler: BatchSampler, epoch: int, dataset: int, parts: np.ndarray) -> np.ndarray:
+    """(N, 2) part and row of all examples of a dataset's own epoch."""
+    order = np.random.default_rng([sampler.seed, int(epoch), dataset]).permutation(parts)
     return np.concatenate([np.stack([np.full(len(sampler.rows[p]), p), sampler.rows[p]], 1) for p in order])
 
 

@@ -40,7 +40,7 @@ class Batches:
         self._subject = Subject.of(state, index)
         rows = self._subject.rows if self._subject else index.rows("train")
         self._order = batch_sampler.BatchSampler(
-            rows, config.batch, config.micro_batches, config.shuffle_window, config.seed
+            rows, config.batch, config.micro_batches, config.shuffle_window, config.seed, config.weights, index.datasets
         )
         self._latent = LatentSpec.of(index.schema)
         if self._latent is not None and config.augment:

@@ -40,6 +40,10 @@ class TrainConfig:
     """Fine-tune both networks on examples, or train a model from scratch."""
 
     examples: Suppress[str] = "EXAMPLES"  # Folder or s3:// prefix that `pair` or `encode` wrote.
+    more_examples: Suppress[tuple[str, ...]] = ()  # Further folders, with the same head, size and form.
+    weights: tuple[float, ...] = ()
+    """Of several folders of examples: the share that each has of every step, such as 3 1; none: that of its examples
+    among all."""
     out: Suppress[str] = "OUT"  # Folder of checkpoints, logs and the model; a rerun with the same folder goes on.
     start: str = "sd15"
     """A checkpoint folder, `sd15` (Stable Diffusion 1.5, adopted or a folder of this name), `sd15:FOLDER` or
@@ -132,6 +136,11 @@ class TrainConfig:
     """json: the first worker also writes each logged step as a line to standard error, for a log collector."""
     stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All folders of examples."""
+        return self.examples, *self.more_examples
+
     def __post_init__(self) -> None:
         in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "token_rows", "shuffle_window")
         in_range(self, "[1, inf)", "log_every")
@@ -141,7 +150,7 @@ class TrainConfig:
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
         in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
         in_range(self, "[0, inf)", "max_failures", "stop_after_s")
-        in_range(self, "(0, inf)", "learning_rate", "max_grad_norm")
+        in_range(self, "(0, inf)", "weights", "learning_rate", "max_grad_norm")
         in_range(self, "[0, 1]", "start_step_fraction", "condition_dropout")
         in_range(self, "[0, 1)", "ema_decay")
         in_range(self, "(0, 1]", "output_scale")

@@ -17,7 +17,7 @@ from functools import partial
 from pipelines import run_info
 from pipelines.cluster.ray_errors import cause_of
 from pipelines.cluster.session import connected
-from pipelines.examples.example_index import INDEX
+from pipelines.examples.example_index import INDEX, check_alike
 from pipelines.examples.layout import examples_hash
 from pipelines.train import report
 from pipelines.train.backend import LocalBackend, RayBackend
@@ -29,7 +29,8 @@ from rigface.storage.store import Store
 
 RESIZE_S = 60.0  # interval at which an elastic run checks for room for another worker
 FIXED = (
-    "examples", "start", "autoencoder", "networks", "optimizer", "process", "zero_terminal_snr", "noise_offset",
+    "examples", "more_examples", "weights",
+    "start", "autoencoder", "networks", "optimizer", "process", "zero_terminal_snr", "noise_offset",
     "recipe", "recipe_weights", "lora_rank",
     "subject", "prompt", "token", "token_rows", "batch", "micro_batches",
     "shuffle_window", "seed",
@@ -45,12 +46,16 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         OutputBusy: another run writes to this output.
         JobBroken: workers died more often than `max_failures` allows.
     """
-    store = Store(config.out)
+    store, sources = Store(config.out), [Store(folder) for folder in config.folders]
+    if config.weights and len(config.weights) != len(sources):
+        raise PlanError(f"--weights: want one per folder of examples, {len(sources)}, got {len(config.weights)}")
+    if config.more_examples:
+        check_alike(sources)
     with lock.hold(store) as check:
         _claim(store, config)
-        if not Store(config.examples).exists(INDEX):
+        for source in (source for source in sources if not source.exists(INDEX)):
             say(
-                f"{config.examples} has no {INDEX}, so every worker reads columns of all its parts first; the command "
+                f"{source.uri} has no {INDEX}, so every worker reads columns of all its parts first; the command "
                 "that made it writes one when it is run again"
             )
         numbers = _on_ray(config, store) if config.workers else _in_process(config, store, check)
@@ -63,18 +68,18 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
 def _claim(store: Store, config: TrainConfig) -> None:
     """Write the run information, after checking that a run of this output may go on with this config."""
     settings = json.loads(json.dumps(asdict(config)))
-    examples = examples_hash(Store(config.examples))
+    examples = examples_hash(*map(Store, config.folders))
     before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
-    # A run from before there was a setting had its default.
-    changed = [n for n in FIXED if before["config"].get(n, getattr(TrainConfig, n, None)) != settings[n]]
+    default = json.loads(json.dumps(asdict(TrainConfig())))  # a run from before there was a setting had that
+    changed = [n for n in FIXED if before["config"].get(n, default[n]) != settings[n]]
     if changed:
         raise PlanError(
             f"{store.uri} began with other {', '.join(changed)}: its checkpoints do not fit these. Choose another OUT"
         )
     if before.get("examples", examples) != examples:
         raise PlanError(
-            f"{config.examples} holds other examples than when {store.uri} began, so its order of examples would "
-            "change. Put them back, or choose another OUT"
+            f"{' + '.join(config.folders)} holds other examples than when {store.uri} began, so its order of examples "
+            "would change. Put them back, or choose another OUT"
         )
     run = {**run_info.software(), "config": settings}
     runs = [*before["runs"], run][-run_info.MAX_RUNS :]

@@ -57,7 +57,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     if config.gpu:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    store, index = Store(config.out), ExampleIndex.of(Store(config.examples))
+    store, index = Store(config.out), ExampleIndex.of(*map(Store, config.folders))
     store.before_publish = backend.check
     state = TrainerState(config, index.spec, backend, device)
     with backend.latest() as folder:

@@ -21,6 +21,10 @@ MIN_PAIRS, MAX_PAIRS = 64, 20_000
 def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
     """The folder of examples: the given one, or one made from the faces in it."""
     given = Store(config.examples)
+    if config.more_examples:
+        if bare := [folder for folder in config.folders if not has_examples(Store(folder))]:
+            raise PlanError(f"{bare[0]} has no examples: of several folders each is an output of `pair` or `encode`")
+        return config.examples
     if has_examples(given) or not next(iter(given.paths("faces", ".parquet")), None):
         return config.examples
     is_scratch = config.start == "scratch"

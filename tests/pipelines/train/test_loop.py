@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import shutil
+from collections import Counter
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.examples import held_out
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
 from pipelines.examples.example_index import INDEX, ExampleIndex
@@ -82,21 +84,41 @@ def test_epoch_shows_every_example_once_and_the_next_in_another_order():
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_starting_in_the_middle_gives_the_same_batches():
-    order = order_of([7, 4, 9])
+WEIGHTED = {"weights": (3, 1), "datasets": (2, 1)}
+
+
+@pytest.mark.parametrize("mixture", [{}, WEIGHTED])
+def test_starting_in_the_middle_gives_the_same_batches(mixture):
+    order = order_of([7, 4, 9], **mixture)
     whole = taken(order, [0], 0, 25)
     for start in (1, 4, 9, 10, 13):
         assert np.array_equal(taken(order, [0], start, 5), whole[start : start + 5])
 
 
-def test_micro_batches_are_the_same_for_any_number_of_workers():
-    order = order_of([20, 13, 31], micro_batches=4)
+@pytest.mark.parametrize("mixture", [{}, WEIGHTED])
+def test_micro_batches_are_the_same_for_any_number_of_workers(mixture):
+    order = order_of([20, 13, 31], micro_batches=4, **mixture)
     together = np.stack(taken(order, [0, 1, 2, 3], 0, 20))
     apart = [np.stack(taken(order, micro_batches, 0, 20)) for micro_batches in ([0, 2], [1, 3])]
     assert np.array_equal(together[:, [0, 2]], apart[0])
     assert np.array_equal(together[:, [1, 3]], apart[1])
-    seen = [tuple(r) for r in together[: order.steps_per_epoch].reshape(-1, 2).tolist()]
-    assert len(seen) == len(set(seen))
+    if not mixture:
+        seen = [tuple(r) for r in together[: order.steps_per_epoch].reshape(-1, 2).tolist()]
+        assert len(seen) == len(set(seen))
+
+
+def test_datasets_have_their_weights_in_every_window_and_show_all_rows_equally_often():
+    order = order_of([7, 4, 89], batch=5, window=2, **WEIGHTED)  # 11 rows have three quarters, 89 one quarter
+    rows = [tuple(r) for r in np.concatenate(taken(order, [0], 0, 200)).reshape(-1, 2).tolist()]
+    for first in range(0, len(rows), 10):
+        assert sum(part == 2 for part, _ in rows[first : first + 10]) in (2, 3)
+    assert sum(part == 2 for part, _ in rows) == len(rows) / 4
+    for parts, count in (({0, 1}, 11), ({2}, 89)):
+        times = Counter(row for row in rows if row[0] in parts)
+        assert len(times) == count
+        assert max(times.values()) - min(times.values()) <= 1
+    with pytest.raises(PlanError, match="folder 2 of 2"):
+        order_of([7, 4, 0], **WEIGHTED)
 
 
 def test_fewer_examples_than_a_batch_are_repeated_and_none_is_refused():
@@ -256,6 +278,12 @@ def test_start_reads_the_index_once_and_no_column_of_every_part(place, tmp_path,
     (copied / INDEX).unlink()
     read.clear()
     other = ExampleIndex.of(Store(str(copied)))
+    both = ExampleIndex.of(Store(config.examples), Store(str(copied)))  # one with an index, one without
+    assert both.datasets == [3, 3]
+    assert [row.part.store.uri for row in held_out.rows_of(both)] == [
+        folder for folder in (config.examples, str(copied)) for _ in held_out.rows_of(index)
+    ]
+    assert sum(map(len, both.rows("train"))) == 2 * sum(map(len, index.rows("train")))
     assert {path for path in read if path != INDEX} == {part.path for part in index.parts}
     assert other.table.to_pylist() == index.table.to_pylist()
     assert (other.counts, other.schema.metadata) == (index.counts, index.schema.metadata)
@@ -395,6 +423,12 @@ def test_unfitting_examples_are_refused_with_the_differences(place, tmp_path):
         train(toy(place, tmp_path / "out", examples=str(tmp_path / "pairs"), start="tiny"), lambda words: None)
     pq.write_table(fake_examples.table(8, size=64), part)
     own = toy(place, tmp_path / "sizes", examples=str(tmp_path / "pairs"))
+    several = replace(own, examples=str(place / "pairs"), more_examples=(str(tmp_path / "pairs"),))
+    with pytest.raises(PlanError, match=r"cannot be trained on together: they differ in size \(32 and 64\)$"):
+        train(several, lambda words: None)
+    with pytest.raises(PlanError, match="--weights: want one per folder of examples, 2, got 3"):
+        train(replace(several, weights=(1, 1, 1)), lambda words: None)
+    assert not (tmp_path / "sizes").exists(), "another try with the right folders goes on"
     with pytest.raises(PlanError, match="64 px, the model makes 32 px"):
         train(own, lambda words: None)
 
