@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -42,11 +43,19 @@ def parsed(path: Path) -> ast.Module:
         gc.enable()
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements inside of a node, at any depth; expressions, which hold no imports, are left out."""
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, field, ()):
+            yield child
+            yield from statements(child)
+
+
 @cache
 def imports(path: Path) -> set[str]:
     """Every module a file names in an import, with all its parents."""
     names: set[str] = set()
-    for node in ast.walk(parsed(path)):
+    for node in statements(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
