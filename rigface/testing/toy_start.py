@@ -17,6 +17,8 @@ from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.model.unets import build, network
 
+TOY: dict[str, Any] = {"heads": 4, "layers": 1, "groups": 4}  # as `checkpoint.tiny`
+
 
 def write_text(folder: Path, length: int = 24, width: int = 24) -> TextEncoder:
     """Write a CLIP text model that spells: its words are characters. Prompts have up to `length` tokens."""
@@ -62,13 +64,13 @@ def write_clip(folder: Path) -> None:
     text.tokenizer.save_pretrained(folder)
 
 
-def write(folder: Path) -> None:
-    """Write the whole folder, for `sd15:FOLDER`; pictures of 32 px."""
+def write(folder: Path, shallow: bool = False) -> None:
+    """Write the whole folder, for `sd15:FOLDER`; pictures of 32 px. `shallow` networks have few layers, as below."""
     width = write_text(folder).model.config.hidden_size
-    config, _ = network((16, 32), text_dim=width, heads=4, layers=1, groups=4, sample_size=16)
+    config, _ = _few_layers(width, middle=True) if shallow else network((16, 32), text_dim=width, **TOY)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        UNet2DConditionModel(**config).save_pretrained(folder / "unet")
+        UNet2DConditionModel(**{**config, "sample_size": 16}).save_pretrained(folder / "unet")
     checkpoint.tiny().vae.save_pretrained(folder / "vae")
 
 
@@ -78,14 +80,19 @@ def shallow(middle: bool = False, **process: Any) -> checkpoint.Checkpoint:
     For tests of training, whose steps and checkpoints cost what the number of tensors costs.
     """
     toy = checkpoint.tiny(**process)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = _few_layers(toy.model.default_text.shape[1], middle)
+        toy.model = build(*networks, toy.model.default_text, toy.model.expression_size)
+    return toy
+
+
+def _few_layers(text_dim: int, middle: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `network`: one level, with attention on the way up, and in the middle if there is one."""
     blocks = {
         "down_block_types": ["DownBlock2D"],
         "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else None,
         "up_block_types": ["CrossAttnUpBlock2D"],
     }
-    width = toy.model.default_text.shape[1]
-    networks = [{**config, **blocks} for config in network((16,), text_dim=width, heads=4, layers=0, groups=4)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        toy.model = build(*networks, toy.model.default_text, toy.model.expression_size)
-    return toy
+    identity, denoiser = network((16,), text_dim=text_dim, **{**TOY, "layers": 0})
+    return identity | blocks, denoiser | blocks

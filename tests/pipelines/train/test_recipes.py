@@ -43,7 +43,7 @@ def examples(tmp_path_factory):
 def toy(tmp_path_factory):
     """A toy Stable Diffusion."""
     folder = tmp_path_factory.mktemp("toy")
-    toy_start.write(folder)
+    toy_start.write(folder, shallow=True)
     return folder
 
 
