@@ -1,4 +1,4 @@
-"""A TensorFlow Lite model as a torch module: the operators of MediaPipe's face networks, in batches, on any device.
+"""A TensorFlow Lite model as a torch module: the operators of MediaPipe's networks, in batches, on any device.
 
 Path: bytes of a `.tflite` file -> TfliteNetwork -> its outputs for a batch.
 Source: the schema of such files, which the package `mediapipe` holds, and the reference kernels of TensorFlow Lite.
@@ -9,6 +9,9 @@ convolutions see the same memory as (N, C, H, W) in the format `channels_last`.
 """
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -32,15 +35,17 @@ class TfliteNetwork(nn.Module):
 
     def __init__(self, model: bytes) -> None:
         super().__init__()
-        from mediapipe.tasks.metadata import schema_py_generated as schema  # imports all of MediaPipe
-
+        schema = _schema()
         try:
             parsed: Any = schema.ModelT.InitFromPackedBuf(model)
             (graph,) = parsed.subgraphs
         except Exception as e:  # the reader checks nothing: anything may come of wrong offsets
             raise BadCheckpoint(f"this is no TensorFlow Lite model ({e})") from e
         names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-        codes = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in parsed.operatorCodes]
+        codes = [
+            code.customCode.decode() if code.customCode else names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            for code in parsed.operatorCodes
+        ]
         if unknown := sorted({*codes} - {*_OPERATORS, "DEQUANTIZE"}):
             raise BadCheckpoint(f"this model has operators that are not known here: {', '.join(unknown)}")
         constants = {
@@ -75,6 +80,19 @@ class TfliteNetwork(nn.Module):
             for number in done:
                 del values[number]  # a feature map of a large batch has a hundred MB
         return [values[number] for number in self._outputs]
+
+
+@cache
+def _schema() -> Any:
+    """The module of the schema, without the rest of MediaPipe, which takes half a second to import."""
+    package = find_spec("mediapipe")
+    assert package is not None and package.origin is not None  # noqa: PT018
+    file = Path(package.origin).parent / "tasks" / "metadata" / "schema_py_generated.py"
+    spec = spec_from_file_location("mediapipe_schema", file)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _constant(tensor: Any, data: np.ndarray) -> Tensor | tuple[Any, ...]:
@@ -117,6 +135,24 @@ def _convolved(options: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: in
     return _ACTIVATIONS[options.fusedActivationFunction](y).permute(0, 2, 3, 1)
 
 
+def _transposed(options: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """MediaPipe's transposed convolution with a bias, whose places do not overlap."""
+    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(3, 0, 1, 2), bias, weight.shape[1:3])
+    return y.permute(0, 2, 3, 1)
+
+
+def _average_pool(options: Any, x: Tensor) -> Tensor:
+    kernel = options.filterHeight, options.filterWidth
+    if options.padding == _SAME and (x.shape[1] % options.strideH or x.shape[2] % options.strideW):
+        raise NotImplementedError("an average of padded places")
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), kernel, (options.strideH, options.strideW)).permute(0, 2, 3, 1)
+
+
+def _enlarge(options: Any, x: Tensor, size: tuple[int, ...]) -> Tensor:
+    x = x.permute(0, 3, 1, 2)
+    return F.interpolate(x, size, mode="bilinear", align_corners=bool(options.alignCorners)).permute(0, 2, 3, 1)
+
+
 def _max_pool(options: Any, x: Tensor) -> Tensor:
     kernel = options.filterHeight, options.filterWidth
     padded = _same_padding(options, x, kernel, -torch.inf).permute(0, 3, 1, 2)
@@ -151,10 +187,13 @@ def _prelu(options: Any, x: Tensor, slope: Tensor) -> Tensor:
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "ADD": lambda options, a, b: _ACTIVATIONS[options.fusedActivationFunction](a + b),
+    "AVERAGE_POOL_2D": _average_pool,
     "CONCATENATION": _concatenate,
     "CONV_2D": _convolution,
+    "Convolution2DTransposeBias": _transposed,
     "DEPTHWISE_CONV_2D": _depthwise,
     "DIV": lambda options, a, b: a / b,
+    "HARD_SWISH": lambda options, x: F.hardswish(x),
     "LOGISTIC": lambda options, x: torch.sigmoid(x),
     "MAX_POOL_2D": _max_pool,
     "MEAN": lambda options, x, axes: x.mean(axes, keepdim=options.keepDims),
@@ -164,6 +203,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "PRELU": _prelu,
     "RELU": lambda options, x: torch.relu(x),
     "RESHAPE": _reshape,
+    "RESIZE_BILINEAR": _enlarge,
     "RSQRT": lambda options, x: torch.rsqrt(x),
     "SQRT": lambda options, x: torch.sqrt(x),
     "SQUARED_DIFFERENCE": lambda options, a, b: (a - b).square(),
