@@ -239,6 +239,7 @@ def _leave_with(parent: int) -> None:
 
 def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
     """Be the child that the command line asks for; `listen` gets a function that sends the parent a message."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ray sends it to all below a job that it stops
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone, or hung up
         _serve(Connection(int(sys.argv[1])), listen)

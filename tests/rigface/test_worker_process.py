@@ -1,6 +1,7 @@
 """Worker process: what its environment holds, and which answers are believed."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -64,6 +65,11 @@ def test_frames_and_errors_of_this_project_come_back(child):
     assert (frame.image.shape, frame.index, frame.time_s) == ((2, 2, 3), 3, 0.5)
     with pytest.raises(BadVideo, match="torn"):
         child("error")
+
+
+def test_interrupt_is_for_the_parent(child):
+    os.kill(child._process.pid, signal.SIGINT)
+    assert child("frame").index == 3
 
 
 def test_error_of_another_package_comes_as_its_nearest_known_class(child):

@@ -1,6 +1,7 @@
 """Jobs on a remote cluster: submissions, refused submissions, and a real Ray head."""
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -23,6 +24,8 @@ from pipelines.cli.parser import parse
 from pipelines.cluster import budget
 from pipelines.cluster.budget import CostMeter
 from pipelines.cluster.submit import PACKAGES, describe, prepare
+from pipelines.extract.config import ExtractConfig
+from tests.pipelines.conftest import faces_of, identities_of
 
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
 
@@ -220,16 +223,22 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, finished, zoo, tmp_path):
-    """Stopped by its budget, submitted again, found running, cancelled, listed; uploaded code; a wrong token is
-    refused.
+def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, zoo, tmp_path):
+    """Stopped by its budget, submitted again, found running, cancelled, listed; uploaded code and two drivers, each
+    with one picture; a wrong token is refused.
 
-    That an interrupted job continues is tested elsewhere.
+    That an interrupted job continues, and a driver that dies, is tested elsewhere.
     """
     url, env = head
-    out = shutil.copytree(finished, tmp_path / "faces")
-    short = ["submit", "identities", str(out), "--cluster", url]
-    long = ["submit", "extract", str(zoo), str(tmp_path / "new"), "--preset", "debug", "--cluster", url]
+    out, pictures = tmp_path / "faces", tmp_path / "pictures"
+    pictures.mkdir()
+    for share in ("1/2", "2/2"):
+        is_mine = ExtractConfig((str(zoo),), str(out), shard=share).is_mine
+        names = (str(pictures / f"{k}.jpg") for k in itertools.count())
+        shutil.copy(zoo / "portrait.jpg", next(filter(is_mine, names)))
+    options = ["--preset", "debug", "--jobs", "2", "--cluster", url]
+    short = ["submit", "extract", str(pictures), str(out), *options]
+    long = ["submit", "extract", str(zoo), str(tmp_path / "new"), *options]
     env_here = {**env, "RAY_ADDRESS": "127.0.0.1:9"}  # Ray would prefer it to --cluster
     with subprocess.Popen(
         [sys.executable, "-c", TALK], env=env_here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -257,7 +266,9 @@ def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, finished, 
         code, output = call(*short, "--upload")
         assert code == 0, output
         assert "-1: submitted" in output
-        assert output.count(" people in ") == 1, "output of the job, once"
+        assert output.count("Spent: ") == 1, "output of the job, once"
+        assert all(f"\n{share} [" in output for share in ("1/2", "2/2"))
+        assert len(faces_of(out)) == len(identities_of(out)) == 2
 
         assert call(*long, "--detach")[1].endswith("-2: submitted\n")
         assert call(*long, "--detach")[1].endswith("-2: is running already\n")

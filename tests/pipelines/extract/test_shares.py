@@ -40,15 +40,7 @@ def test_shares_and_the_run_that_joins_them_give_the_rows_of_one_run(finished, z
     assert before.items() <= {path: path.stat().st_mtime_ns for path in (out / "faces").rglob("*.parquet")}.items()
     assert faces_of(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
-    assert people(out) == people(finished)
-
-
-def people(out) -> set[frozenset]:
-    """The tracks of each person; names depend on who is seen first."""
-    tracks: dict[str, set] = {}
-    for key, name in identities_of(out).items():
-        tracks.setdefault(name, set()).add(key)
-    return set(map(frozenset, tracks.values()))
+    assert identities_of(out) == identities_of(finished)
 
 
 def test_share_leaves_changed_inputs_and_lost_objects_to_the_last_run(finished, zoo, silent, tmp_path):
