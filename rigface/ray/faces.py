@@ -7,6 +7,7 @@ a test compares them. The job's own stages stay in `pipelines`: they work on uni
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face import steps
-from rigface.face.detection.detector import Detector, KeyframeDetector, check_image
+from rigface.face.detection.detector import BatchDetector, Detector, KeyframeDetector, check_image
 from rigface.face.detection.factory import load_detector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -54,15 +55,20 @@ class FaceModels:
     parser: Parser
     identity: Identity | None = None  # None: `identity_vector` is null
     assess: Callable[[steps.AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality] = steps.assess
+    looks_ahead: bool = False  # the detector sees all pictures of a batch at once, if it can
 
     @classmethod
     def load(cls, *, small_faces: bool = False, identity: bool = True, device: str = "cpu") -> "FaceModels":
-        """The defaults of `rigface extract`; MissingAsset if a model is not on this machine."""
+        """The defaults of `rigface extract`; MissingAsset if a model is not on this machine.
+
+        On a device other than the CPU the detector looks at all pictures of a batch together, which are decoded then.
+        """
         return cls(
-            load_detector(small_faces=small_faces),
+            load_detector(small_faces=small_faces, device="" if device == "cpu" else device),
             load_reconstructor("fit", device=device),
             load_parser("colours", device=device),
             DlibIdentity() if identity else None,
+            looks_ahead=device != "cpu",
         )
 
 
@@ -107,6 +113,13 @@ class Faces:
     def __call__(self, batch: pa.Table | Mapping[str, Any]) -> pa.Table | dict[str, Any]:
         """The faces of a batch; ValueError if it has neither `bytes` nor `image`."""
         rows = _rows(batch)
+        if self._models.looks_ahead and isinstance(self._models.detector, BatchDetector):
+            pictures = []
+            for row in rows:
+                with suppress(BadInput, ValueError):  # which make a row below
+                    row["image"] = _picture(row)
+                    pictures.append(row["image"])
+            self._models.detector.prepare(pictures)
         tables = [self._of_clip(clip) for clip in _clips(rows)]
         kept = {name: [row[name] for row in rows] for name in self._keep}
         number = np.concatenate([np.asarray(at, np.int64) for _, at in tables]) if tables else np.zeros(0, np.int64)
@@ -123,9 +136,7 @@ class Faces:
         bad: list[tuple[dict[str, Any], str]] = []
         for row in clip:
             try:
-                image = np.asarray(row["image"]) if row.get("image") is not None else decode(row["bytes"])
-                check_image(image)
-                seen.add(row, image)
+                seen.add(row, _picture(row))
             except (BadInput, ValueError) as e:
                 bad.append((row, getattr(e, "reason", str(e))))
         columns, origin = seen.columns(), [*seen.origin, *(row["_number"] for row, _ in bad)]
@@ -226,6 +237,13 @@ class _Seen:
         for (name, _), value in zip(numbers.items(), flat):
             out[name] = schema.column([v if ok else None for v, ok in zip(value, finite)], value.shape[1])
         return out | {f.name: [quality.get(f.name) for quality in qualities] for f in fields(Quality)}
+
+
+def _picture(row: Mapping[str, Any]) -> np.ndarray:
+    """The picture of a row; BadInput or ValueError if it is none."""
+    image = np.asarray(row["image"]) if row.get("image") is not None else decode(row["bytes"])
+    check_image(image)
+    return image
 
 
 def _joined(faces: Sequence[steps.AlignedFaces]) -> steps.AlignedFaces:

@@ -76,7 +76,7 @@ class MediapipeDetector:
         small_faces: take the second look at every image, not only if the plain look finds no face.
         tiles: maximum number of tiles of one second look.
         device: run the networks in torch on it, in batches; landmarks agree to 0.1 px of a 512 px crop, and there is
-            no `Detection.matrix`. Empty: MediaPipe's own library, on the CPU, where it is three times faster.
+            no `Detection.matrix`. Empty: MediaPipe's own library, on the CPU, where it is 2.4 times faster.
 
     Raises:
         MissingAsset: `face_landmarker.task` is not on this machine.

@@ -1,5 +1,7 @@
 """`rigface.ray` beside the job: the same rows, chained with a stage of one's own, and a dataset read as tensors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -56,6 +58,14 @@ def test_what_cannot_be_read_is_a_row_and_a_picture_without_a_face_is_none():
     assert table["reason"][0].as_py()
     assert table["track"].to_pylist() == [None, 0, 1]
     assert table["landmarks"].null_count == 1
+
+    class Together(fakes.FakeDetector):
+        def prepare(self, images):
+            self.seen = len(images)
+
+    models = replace(fake_models(), detector=Together(), looks_ahead=True)
+    assert Faces(lambda: models, keep=["label"])(batch).equals(table)
+    assert models.detector.seen == 2
 
 
 def test_a_batch_without_pictures_is_a_mistake_and_an_empty_one_is_not():

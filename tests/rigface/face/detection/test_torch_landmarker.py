@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from PIL import Image
 
 from rigface.face.detection.factory import load_detector
@@ -22,7 +23,7 @@ def library():
 
 @pytest.fixture(scope="module")
 def networks():
-    return load_detector("mediapipe", device="cpu")
+    return load_detector("mediapipe", device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="module")
