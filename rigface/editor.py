@@ -35,7 +35,7 @@ from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.preview.face_swap import FaceSwapper
-from rigface.face.region_masks import bounded
+from rigface.face.region_masks import bounded, region_prompts
 from rigface.face.rendering.lighting import light_direction
 from rigface.image import resized
 from rigface.model.checkpoint_folder import refiner_folder
@@ -49,7 +49,7 @@ PASTE_MARGIN = 0.03  # of the crop's side, over which a pasted person fades into
 PREVIEW_PX = 2048  # maximum side of a preview's crop, which else has the photograph's own resolution
 
 EditModel = Callable[..., np.ndarray]
-"""A model: (conditions, seed[, prompt]) -> (S, S, 3) uint8; an edit without a prompt passes none."""
+"""A model: (conditions, seed[, prompt[, list of `RegionPrompt`]]) -> (S, S, 3) uint8; an edit without passes none."""
 
 Target = np.ndarray | Face
 """A person to copy from: a picture, of which the largest face is used, or an analysed face."""
@@ -243,9 +243,8 @@ class Editor:
         return transfer(source, drawn_edit(source, edit, head), head, target)
 
     def _swapped_params(self, source: FaceParams, donor: FaceParams) -> FaceParams:
-        if self._swapper is None:
-            return replace(source, shape=donor.shape, albedo=donor.albedo)
-        return self._swapper.params(source, donor)
+        swapped = None if self._swapper is None else self._swapper.params(source, donor)
+        return swapped or replace(source, shape=donor.shape, albedo=donor.albedo)
 
     @cached_property
     def _swapper(self) -> FaceSwapper | None:
@@ -263,9 +262,9 @@ class Editor:
 
     def check_prompt(self, edit: EditSpec) -> None:
         """Raise BadEdit for a prompt if there is no model, or one without a text encoder."""
-        if edit.prompt and self._model is None:
+        if edit.has_prompt and self._model is None:
             raise BadEdit("prompt: needs a model with a text encoder; the preview has none")
-        if edit.prompt and not getattr(self._model, "has_text_encoder", True):
+        if edit.has_prompt and not getattr(self._model, "has_text_encoder", True):
             raise BadEdit("prompt: needs a model with a text encoder; this one has none, and no CLIP model guides it")
 
     def apply(
@@ -275,7 +274,7 @@ class Editor:
         """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8.
 
         Args:
-            edit: its prompt and region are read.
+            edit: its prompts and region are read.
             back: (H, W, 3) uint8, the image without the person, if that is known, as in a clip.
             donor: the person whose identity the edit takes.
             mask: see `bounded`.
@@ -290,7 +289,9 @@ class Editor:
             image = paste_crop(image, crop, source.frame_to_crop, where)
         else:
             composed = self._composer(source, wanted, donor=donor)
-            crop = self._model(composed.conditions, seed, *([edit.prompt] if edit.prompt else []))
+            regions = region_prompts(edit, face, wanted, mask, image.shape[:2])
+            texts = [edit.prompt, regions][: 2 if regions else bool(edit.prompt)]
+            crop = self._model(composed.conditions, seed, *texts)
             image, crop = self.paste(image, source, wanted, composed, crop)
         return bounded(before, image, face, wanted, edit, mask), crop
 
@@ -364,9 +365,8 @@ def profile_of(checkpoint: str) -> FaceProfile:
 
 
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec, source: FaceParams | None = None) -> dict[str, float]:
-    """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on.
-
-    Of a swap also the pose, which it should keep.
+    """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on; of a swap also the
+    pose, which it should keep.
 
     With the `source` that was edited, `params` are what the edit makes of it, and the numbers are those asked for.
     """

@@ -5,7 +5,8 @@ model.
 
 An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
 override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
-`EditSpec(take={"expression"}, yaw_deg=20)`. A `prompt` is for models that have a text encoder.
+`EditSpec(take={"expression"}, yaw_deg=20)`. A `prompt`, and `prompts` of regions, are for models that have a text
+encoder, or that a CLIP model guides.
 
 A `FaceEdit` is the edit of one face; a list of them gives each face of a picture its own.
 """
@@ -17,10 +18,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
 Region = Literal["face", "eyes", "mouth", "hair"]
+PromptRegion = Literal["eyes", "mouth", "hair", "mask"]  # mask: the white parts of `FaceEdit.mask`
 WarningCode = Literal["unseen-side", "cut-off", "uncertain-face", "too-much", "no-colour"]
 
 # Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector
@@ -104,6 +106,7 @@ class EditSpec:
     strength: float = 1.0  # 0 gives the source, 1 the edit; in [0, 1.5]
     region: Region = "face"  # all that may change (`face/region_masks.py`); of an expression, by the names of its axes
     prompt: str = ""  # text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters
+    prompts: Mapping[PromptRegion, str] = field(default_factory=dict)  # texts of regions, each followed there alone
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "take", frozenset(self.take))
@@ -120,8 +123,11 @@ class EditSpec:
             _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
         )
         _expect(self.region in get_args(Region), "region", f"one of {', '.join(get_args(Region))}", self.region)
-        good = isinstance(self.prompt, str) and len(self.prompt) <= MAX_PROMPT_CHARS
-        _expect(good, "prompt", f"a text of at most {MAX_PROMPT_CHARS} characters", self.prompt)
+        unknown = sorted(set(self.prompts) - set(get_args(PromptRegion)))
+        _expect(not unknown, "prompts", f"some of {', '.join(get_args(PromptRegion))}", unknown)
+        for name, text in {"prompt": self.prompt, **{f"prompts.{n}": text for n, text in self.prompts.items()}}.items():
+            good = isinstance(text, str) and len(text) <= MAX_PROMPT_CHARS and (text or name == "prompt")
+            _expect(bool(good), name, f"a text of at most {MAX_PROMPT_CHARS} characters", text)
 
     @property
     def needs_target(self) -> bool:
@@ -129,11 +135,16 @@ class EditSpec:
         return bool(self.take)
 
     @property
+    def has_prompt(self) -> bool:
+        """True if it has text, for all of the face or for regions."""
+        return bool(self.prompt or self.prompts)
+
+    @property
     def is_nothing(self) -> bool:
         """True if the result is the source."""
         poses = (self.yaw_deg, self.pitch_deg, self.roll_deg)
         idle = not self.take and all(p is None for p in poses) and not self.expression and self.light is None
-        idle = idle and not self.prompt
+        idle = idle and not self.has_prompt
         return idle or self.strength == 0
 
     def to_json(self) -> str:
@@ -148,7 +159,7 @@ class EditSpec:
             default = f.default if f.default is not MISSING else {}
             if value == default:
                 continue
-            out[f.name] = sorted(value) if f.name == "take" else dict(value) if f.name == "expression" else value
+            out[f.name] = sorted(value) if f.name == "take" else dict(value) if isinstance(value, Mapping) else value
         if self.light is not None:
             out["light"] = {k: v for k, v in asdict(self.light).items() if v != getattr(LightEdit(), k)}
         plain: dict[str, Any] = json.loads(json.dumps(out))
@@ -173,7 +184,8 @@ class EditSpec:
         _expect(
             isinstance(value.get("take", []), (list, tuple, frozenset)), "take", "a list of traits", value.get("take")
         )
-        _expect(isinstance(value.get("expression", {}), dict), "expression", "an object", value.get("expression"))
+        for name in ("expression", "prompts"):
+            _expect(isinstance(value.get(name, {}), dict), name, "an object", value.get(name))
         _expect(isinstance(value.get("relative", False), bool), "relative", "true or false", value.get("relative"))
         return cls(**value)
 
@@ -188,7 +200,8 @@ class FaceEdit(Generic[Target]):
     face: str | int = "largest"  # see `analyzer.choose_faces`
     edit: EditSpec = EditSpec()
     targets: Mapping[Trait, Target] = field(default_factory=dict)  # trait -> picture, face or name to copy from
-    mask: Any = None  # a picture of the whole one's proportions, or its name: what may change is white; None: all
+    mask: Any = None  # a picture of the whole one's proportions, or its name; None: all
+    """What may change is white; with a prompt for `mask`, where that is followed."""
 
 
 def record_of(edits: Sequence[FaceEdit[Any]]) -> dict[str, Any]:
@@ -218,6 +231,13 @@ def face_edits(value: Any) -> list[FaceEdit[Any]]:
         except ValueError as error:
             raise ValueError(f"faces.{n}.{error}") from None
     return out
+
+
+class RegionPrompt(NamedTuple):
+    """A text that a model follows in a part of the crop."""
+
+    text: str
+    mask: Any  # (S, S) uint8 array, 255 where it is followed; of the crop, at any size
 
 
 @dataclass(frozen=True)

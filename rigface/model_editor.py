@@ -6,6 +6,7 @@ Path: RigFacePipeline -> `check_head` -> `ModelEditor` -> Editor, evaluation.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from rigface.edits import RegionPrompt
 from rigface.errors import BadCheckpoint
 from rigface.types import Conditions, HeadSpec
 
@@ -49,18 +51,22 @@ class ModelEditor:
         self.pipe.use_adapter(name)
         self._last = None
 
-    def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
-        """(S, S, 3) uint8, the same for the same conditions, seed and prompt; BadEdit for an unreadable prompt."""
+    def __call__(
+        self, conditions: Conditions, seed: int, prompt: str = "", regions: Sequence[RegionPrompt] = ()
+    ) -> np.ndarray:
+        """(S, S, 3) uint8, the same for the same conditions, seed and prompts; BadEdit for an unreadable prompt."""
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:
             last = self._last = (name, self.pipe.encode_reference(conditions.reference, conditions.identity))
-        options = {"prompt": (prompt or None) if self.pipe.has_text_encoder else None, **self._sampling}
-        if self._clip is not None and prompt:
+        options = dict(self._sampling)
+        if self.pipe.has_text_encoder:
+            options |= {"prompt": prompt or None, "regions": regions}
+        if self._clip is not None:
             from rigface.model.latents import decode  # imports diffusers
 
-            options["guide"] = self._clip.towards(
-                prompt, conditions.render, partial(decode, self.pipe.vae), self._clip_scale
+            options["guide"] = self._clip.guide(
+                prompt, regions, conditions.render, partial(decode, self.pipe.vae), self._clip_scale
             )
         return self.pipe.edit(conditions, seed=seed, reference_tokens=last[1], **options)
 

@@ -43,6 +43,8 @@ class Start:
 
     Default: refiner or mini if installed, else preview.
     """
+    clip: str = ""
+    """Folder of a CLIP model (both halves, in transformers' layout); requests with `guidance.clip` are guided by it."""
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port.
     device: str = "cpu"  # Device of the model, such as cpu or cuda.

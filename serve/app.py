@@ -103,8 +103,9 @@ class DiffusionWorkerDeployment:
 
         start_telemetry(config.traces, "diffusion-worker")
         self._worker = DiffusionWorker.load(
-            config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models
-        )
+            config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models,
+            clip=config.clip,
+        )  # fmt: skip
         names = self._worker.pool.diffusion
         self._multiplexed = names if len(names) > 1 else []
         self._announced = False

@@ -26,6 +26,7 @@ class ServiceConfig(BaseModel):
 
     model: str = ""  # a checkpoint; without any the service has the preview only
     models: dict[str, str] = {}  # checkpoints by name; the first is the default
+    clip: str = ""  # folder of a CLIP model, by which prompts guide the sampling if a request asks for it
     device: str = "cpu"  # of the diffusion workers
     face_device: str = "cpu"  # of the face workers
     detector: Literal["", "mediapipe", "insightface"] = ""  # of faces; empty: that of each model's profile

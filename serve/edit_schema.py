@@ -1,11 +1,11 @@
 """The type `Edit` of requests: an `EditSpec`, with the JSON Schema of its fields and bounds."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pydantic
 from pydantic import TypeAdapter
 
-from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit
+from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit, PromptRegion
 
 
 def _read_edit(value: Any) -> EditSpec:
@@ -33,6 +33,11 @@ def _edit_schema() -> dict[str, Any]:
     properties["light"] = {"anyOf": [light, null], "default": None}
     properties["strength"] |= {"minimum": 0, "maximum": 1.5}
     properties["prompt"]["maxLength"] = MAX_PROMPT_CHARS
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARS}
+    properties["prompts"] = {
+        "type": "object", "default": {}, "properties": dict.fromkeys(get_args(PromptRegion), text),
+        "additionalProperties": False, "description": "texts of regions; `mask`: of its white parts",
+    }  # fmt: skip
     properties["expression"] = {
         "type": "object", "default": {}, "propertyNames": {"pattern": "^[A-Za-z_0-9]{1,40}$"},
         "additionalProperties": {"type": "number", "minimum": -1, "maximum": 2},

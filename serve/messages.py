@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.edits import EditWarning, FaceEdit, record_of
+from rigface.edits import EditWarning, FaceEdit, RegionPrompt, record_of
 from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, FaceRequest, Format, VideoJob
 
@@ -82,6 +82,7 @@ class SamplingOptions:
     text_scale: float = 1.0
     strength: float = 1.0
     prompt: str | None = None
+    clip_scale: float = 0.0  # guidance of the prompts by CLIP; 0: none
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class SampleRequest:
     options: SamplingOptions = SamplingOptions()
     previews: int | None = None  # steps between two previews, 0 for none; None also for no `Step` events
     timeout_s: float = 120.0
+    regions: Sequence[RegionPrompt] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,7 @@ class ComposedEdit:
     conditions: list[Conditions]
     asked: list[dict[str, float]]
     prompts: list[str]
+    regions: list[list[RegionPrompt]]
 
 
 @dataclass(frozen=True, eq=False)

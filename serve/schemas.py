@@ -83,6 +83,9 @@ class Guidance(Strict):
     identity: Scale = 1.0
     attributes: Scale = 1.0
     text: Scale = 1.0
+    clip: Scale = Field(
+        0.0, description="by the service's CLIP model towards the edit's prompts, for models without text"
+    )
 
 
 class PictureRequest(Strict):

@@ -7,7 +7,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig, SwapConfig
-from pipelines.edit.flags import split_faces as split_faces  # of the parser
+from pipelines.edit.flags import paired_prompts as paired_prompts  # of the parser, both
+from pipelines.edit.flags import split_faces as split_faces
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class EditCommand(EditConfig):
       rigface edit photo.jpg out.png --pose-from out/faces#clip.mp4:120
       rigface edit photo.jpg out.png --expression jawOpen=0.4 mouthSmileLeft=1 --region mouth
       rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
+      rigface edit photo.jpg out.png --checkpoint runs/mine/model --region mouth --prompt "red lips" --region eyes \
+        --prompt "green eyes"
       rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
       rigface edit clip.mp4 out.mp4 --edit studio.json --face all
       rigface edit two.jpg out.png --face 0 --yaw 10 --face 1 --smile 0.5

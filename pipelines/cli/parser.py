@@ -33,5 +33,7 @@ def parse(argv: Sequence[str]) -> Command:
     faces = {}
     if name == "edit":
         words, faces["faces"] = module.split_faces(words)
+    if name == "animate":
+        words = module.paired_prompts(words)
     command: Command = tyro.cli(module.COMMANDS[name], prog=f"rigface {name}", args=words, **default)
     return replace(command, **faces) if faces else command  # type: ignore[type-var]

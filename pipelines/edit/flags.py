@@ -5,7 +5,8 @@ Path: command line -> EditFlags -> `parse_edits` -> FaceEdits, with the images t
 Precedence: a file (`--edit`) first, then copied traits (`--take`, `--pose-from` ...), then numbers, flag by
 flag. An error names the flag, or the file and its field.
 
-With more than one `--face` the flags of an edit that follow each are of that face, those before the first of all.
+With more than one `--face` the flags of an edit that follow each are of that face, those before the first of all; with
+more than one `--region` the `--prompt` that follows each is of that region.
 """
 
 import json
@@ -86,6 +87,10 @@ class EditFlags:
 
     prompt: Annotated[str, _optional("WORDS")] = ""
     """Text prompt, for checkpoints that have a text encoder and were trained with captions, or with --clip for any."""
+    region_prompt: Annotated[tuple[str, ...], _optional("REGION=WORDS...")] = ()
+    """Prompts of regions, each followed there from step to step: `--region-prompt mouth="red lips" eyes="green eyes"`.
+    With --region given more than once, `--region mouth --prompt "red lips" --region eyes --prompt "green eyes"` is the
+    same. An edit of nothing else changes these regions alone."""
 
     strength: Annotated[float, arg(metavar="0..1.5")] = 1.0
     """Strength of the edit: 0 is the source, 1 the edit, up to 1.5 exaggerates."""
@@ -109,14 +114,34 @@ def split_faces(words: Sequence[str]) -> tuple[list[str], tuple[FaceFlags, ...]]
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--face=") else [word])]
     begins = [i for i, word in enumerate(words) if word == "--face"]
     if len(begins) < 2 or {"-h", "--help"} & set(words):
-        return words, ()
-    rest, faces = words[: begins[0]], []
+        return paired_prompts(words), ()
+    rest, faces = paired_prompts(words[: begins[0]]), []
     for begin, end in zip(begins, [*begins[1:], len(words)]):
-        which, *own = words[begin + 1 : end] or [""]
+        which, *own = paired_prompts(words[begin + 1 : end]) or [""]
         flags, others = tyro.cli(EditFlags, prog="rigface edit", args=own, return_unknown_args=True)
         faces.append(FaceFlags(which, flags))
         rest += others
     return rest, tuple(faces)
+
+
+def paired_prompts(words: Sequence[str]) -> list[str]:
+    """Words with `--region-prompt` for each of several `--region` and the `--prompt` that follows it."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(_PAIRED) else [word])]
+    begins = [i for i, word in enumerate(words) if word == "--region"]
+    if len(begins) < 2:
+        return words
+    rest, pairs = words[: begins[0]], []
+    for begin, end in zip(begins, [*begins[1:], len(words)]):
+        region, *own = words[begin + 1 : end] or [""]
+        if "--prompt" not in own[:-1]:
+            raise PlanError(f"--region {region}: of several regions each wants a --prompt of its own behind it")
+        at = own.index("--prompt")
+        pairs.append(f"{region}={own[at + 1]}")
+        rest += own[:at] + own[at + 2 :]
+    return [*rest, "--region-prompt", *pairs]
+
+
+_PAIRED = ("--region=", "--prompt=")
 
 
 def parse_edits(face: str, flags: EditFlags, faces: Sequence[FaceFlags] = ()) -> list[FaceEdit[Path]]:
@@ -132,11 +157,28 @@ def parse_edits(face: str, flags: EditFlags, faces: Sequence[FaceFlags] = ()) ->
             replace(flags, **{f.name: v for f in fields(flags) if (v := getattr(one.flags, f.name)) != f.default})
             for one in faces
         ]
-        return [FaceEdit(one.face, *parse_flags(of), _mask(of.region)) for one, of in zip(faces, own)]
-    read, mask = _from_file(flags.edit), _mask(flags.region)
+        return [FaceEdit(one.face, *parse_flags(of), _mask_of(of)) for one, of in zip(faces, own)]
+    read, mask = _from_file(flags.edit), _mask_of(flags)
     if len(read) == 1:
         return [FaceEdit(face, *parse_flags(flags), mask)]
     return [FaceEdit(one.face, *parse_flags(flags, one.edit), mask) for one in read]
+
+
+def _mask_of(flags: EditFlags) -> Path | None:
+    """The file of a region, or of a region's prompt; PlanError for more than one."""
+    names = [flags.region, *(item.partition("=")[0] for item in flags.region_prompt)]
+    masks = {mask for name in names if (mask := _mask(name)) is not None}
+    if len(masks) > 1:
+        raise PlanError(f"--region: one file at most, got {', '.join(sorted(map(str, masks)))}")
+    return next(iter(masks), None)
+
+
+def _region_prompts(flags: EditFlags) -> Iterator[tuple[str, str]]:
+    for item in flags.region_prompt:
+        name, _, text = item.partition("=")
+        if not text:
+            raise PlanError(f"--region-prompt: want REGION=WORDS such as mouth=red lips, got {item!r}")
+        yield "mask" if _mask(name) else name, text
 
 
 def _mask(region: str) -> Path | None:
@@ -184,6 +226,7 @@ def parse_flags(flags: EditFlags, spec: EditSpec | None = None) -> tuple[EditSpe
         if (value := getattr(flags, name)) != getattr(EditFlags, name) and not (name == "region" and _mask(value)):
             changes[name] = value
     changes["expression"] = {**spec.expression, **dict(_expressions(flags))}
+    changes["prompts"] = {**spec.prompts, **dict(_region_prompts(flags))}
     light = _light(flags, spec.light)
     if light is not None:
         changes["light"] = light
@@ -260,3 +303,4 @@ _FLAGS = {f"{n}_deg": f"--{n}" for n in ("yaw", "pitch", "roll")}
 _FLAGS |= {f"light.{n}": f"--light-{n.removesuffix('_deg')}" for n in LAMP}
 _FLAGS |= {f"expression.{n}": f"--{n.replace('_', '-')}" for n in NAMED_EXPRESSIONS}
 _FLAGS |= {"strength": "--strength", "region": "--region", "prompt": "--prompt", "take": "--take"}
+_FLAGS |= {"prompts": "--region-prompt"}

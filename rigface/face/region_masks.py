@@ -1,6 +1,7 @@
-"""Masks of regions of a face, which bound what an edit may change.
+"""Masks of regions of a face, which bound what an edit may change, and where its prompts are followed.
 
 Path: `EditSpec.region` -> `bounded`, after an edit was drawn: all else is the picture's own, to the bit.
+`EditSpec.prompts` -> `region_prompts` -> the model's sampling.
 
 * `eyes`: with the brows; `mouth`: with chin and jaw, up to the nose; both before and after the edit, so that what moves
   leaves nothing behind. `hair`: the person around the face, above the chin.
@@ -8,10 +9,13 @@ Path: `EditSpec.region` -> `bounded`, after an edit was drawn: all else is the p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
-from rigface.edits import EditSpec, Region
+from rigface.edits import EditSpec, Region, RegionPrompt
+from rigface.errors import BadEdit
 from rigface.face.geometry import alignment
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.contours import CONTOURS
@@ -33,13 +37,37 @@ def bounded(
 ) -> np.ndarray:
     """A picture (H, W, 3) uint8 after an edit of a face, where the edit's region allows it, and before it elsewhere.
 
-    The `mask` (H, W) or (H, W, 3) uint8 of any size bounds it further: what may change is white.
+    The `mask` (H, W) or (H, W, 3) uint8 of any size bounds it further, unless it is that of a prompt: what may change
+    is white. An edit of nothing but prompts of regions changes these regions alone.
     """
+    if edit.prompts and replace(edit, prompts={}).is_nothing:
+        regions = [one.mask for one in region_prompts(edit, face, wanted, mask, before.shape[:2])]
+        after = within(before, after, np.maximum.reduce(regions), face.frame_to_crop)
     if edit.region != "face":
         after = within(before, after, region_mask(face, wanted, edit.region), face.frame_to_crop)
-    if mask is not None:
+    if mask is not None and "mask" not in edit.prompts:
         after = within(before, after, mask if mask.ndim == 2 else mask.max(2), None)
     return after
+
+
+def region_prompts(
+    edit: EditSpec, face: Face, wanted: FaceParams, mask: np.ndarray | None, size: tuple[int, int]
+) -> list[RegionPrompt]:
+    """The edit's prompts of regions with their masks (512, 512) of the face's crop.
+
+    `mask` as for `bounded`, `size` is height and width of the whole picture, px. BadEdit for a prompt of the mask
+    without one.
+    """
+    out = []
+    for name, text in edit.prompts.items():
+        if name != "mask":
+            out.append(RegionPrompt(text, region_mask(face, wanted, name)))
+        elif mask is None:
+            raise BadEdit("prompts.mask: needs a mask, a picture whose white parts it is for")
+        else:
+            whole = cv2.resize(mask if mask.ndim == 2 else mask.max(2), size[::-1], interpolation=cv2.INTER_AREA)
+            out.append(RegionPrompt(text, alignment.crop(whole, face.frame_to_crop)))
+    return out
 
 
 def region_mask(face: Face, wanted: FaceParams, region: Region) -> np.ndarray:

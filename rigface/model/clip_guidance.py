@@ -13,7 +13,7 @@ of the guidance means the same for every model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rigface.edits import RegionPrompt
 from rigface.errors import MissingAsset
+from rigface.model.latents import latent_mask
 
 NEUTRAL = "a photo of a person"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
@@ -66,6 +68,22 @@ class ClipGuidance:
         except (OSError, ValueError, KeyError) as e:
             raise MissingAsset(f"{folder} holds no whole CLIP model: {e}") from e
         return ClipGuidance(model.to(torch.device(device)), tokenizer)  # type: ignore[arg-type]
+
+    def guide(
+        self, prompt: str, regions: Sequence[RegionPrompt], before: np.ndarray, decode: Decode, scale: float = 1.0
+    ) -> Guide | None:
+        """A guide to a prompt, and in regions to theirs; None without any. Arguments as for `towards`."""
+        everywhere = [(self.towards(prompt, before, decode, scale), None)] if prompt else []
+        parts = [*everywhere, *((self.towards(one.text, before, decode, scale), one.mask) for one in regions)]
+
+        def guide(clean: Tensor) -> Tensor:
+            total = torch.zeros_like(clean)
+            for towards, mask in parts:
+                share = torch.ones_like(clean[:, :1]) if mask is None else latent_mask(mask, clean)
+                total = total + share * (towards(clean) - total)
+            return total
+
+        return guide if parts else None
 
     @torch.no_grad()
     def towards(self, prompt: str, before: np.ndarray, decode: Decode, scale: float = 1.0) -> Guide:

@@ -92,6 +92,12 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return F.pixel_shuffle(vae.decode(latents / vae.config["scaling_factor"]).sample, patch(vae)) / 2 + 0.5
 
 
+def latent_mask(mask: Array, like: Tensor) -> Tensor:
+    """(1, 1, h, w) float in [0, 1], the share of each pixel of latents `like` in a mask (S, S) uint8 of the picture."""
+    share = torch.from_numpy(mask).to(like.device, like.dtype)[None, None] / 255
+    return F.interpolate(share, like.shape[-2:], mode="area")
+
+
 def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = None) -> Tensor:
     """Difference between pictures (B, 3, S, S) in [0, 1] and their round trip through the autoencoder.
 

@@ -13,11 +13,17 @@ Guidance: with conditions c in {identity, attributes, text} and scales s_c,
 
 which is classifier-free guidance (Ho and Salimans 2022) for one c, adds up for several, and is f(all) alone, one
 network evaluation, if every scale is 1. A scale below 1 weakens its condition; 0 ignores it.
+
+A text of a region r with mask m_r (soft, 0 to 1) costs one row more, and is followed there from step to step:
+
+    answer += m_r s_text (f(all, text r) - f(all))
+
+(regions one by one, as the blended answers of MultiDiffusion: Bar-Tal et al. 2023, arXiv 2302.08113).
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -152,6 +158,7 @@ class SamplingState:
         strength: in (0, 1]; below 1 a noise process begins at the render's latents, noised that far, and runs only
             the last part of its steps. A bridge always begins there.
         generators: one per row, for schedulers that add noise on the way.
+        regions: text (B, L, D) and mask (1, 1, h, w), in [0, 1], of each region with a text of its own.
 
     Raises:
         BadEdit: a scheduler, steps or strength that do not fit. ValueError: a batch that does not.
@@ -169,6 +176,7 @@ class SamplingState:
         guidance: Guidance = Guidance(),
         strength: float = 1.0,
         generators: Sequence[torch.Generator] | None = None,
+        regions: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         if not 0 < strength <= 1 or (strength < 1 and process.kind == "bridge"):
             raise BadEdit(f"strength: want it in (0, 1], and 1 for a bridge, got {strength}")
@@ -185,10 +193,14 @@ class SamplingState:
         self.latents = self._start(conditions, noise, strength)
         self._terms = guidance.terms
         self._batch = conditions.batch
-        rows = 1 + len(self._terms)
+        self._text_scale, self._masks = guidance.text, [mask for _, mask in regions]
+        rows = 1 + len(self._terms) + len(regions)
         self.conditions = LatentConditions(
             conditions.background, conditions.render, conditions.expression_code, text=conditions.text
         ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
+        if regions and self.conditions.text is not None:
+            own = self.conditions.text[: -len(regions) * self._batch]
+            self.conditions = replace(self.conditions, text=torch.cat([own, *(text for text, _ in regions)]))
         self.detail: Tensor | None = None  # (B, 3, S, S) for the decoder, if the checkpoint's config says so
         if reference_tokens is not None and reference_tokens.batch != 1:
             reference_tokens = ReferenceTokens.cat([reference_tokens.expand(self._batch)] * rows)
@@ -237,6 +249,8 @@ class SamplingState:
         guided, asked = parts[0], latents[: self._batch]
         for (_, excess), without in zip(self._terms, parts[1:]):
             guided = guided + excess * (parts[0] - without)
+        for mask, there in zip(self._masks, parts[1 + len(self._terms) :]):
+            guided = guided + mask * self._text_scale * (there - parts[0])
         t = self.timestep
         self._last = asked, guided, t.expand(self._batch)
         if self.process.kind == "sample":

@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rigface.face.head.heads import load_head
 from rigface.model_editor import check_head
@@ -33,6 +34,7 @@ from serve.telemetry import metrics
 
 if TYPE_CHECKING:
     from rigface.model.attention import ReferenceTokens
+    from rigface.model.clip_guidance import ClipGuidance
     from rigface.model.pipeline import RigFacePipeline
     from rigface.model.sampling import SamplingState
 
@@ -41,14 +43,17 @@ class DiffusionWorker(DiffusionService):
     """A `DiffusionService` in this process: a pool of models and the thread that samples.
 
     A batch has `max_rows`; a request with more is sampled alone. Beyond `max_waiting`, requests are refused as `busy`.
-    `cache_mb` is of reference tokens.
+    `cache_mb` is of reference tokens. `clip` guides those requests that ask for it: its gradient goes through the
+    decoder in this thread, at each of their steps.
     """
 
     def __init__(
         self, models: Mapping[str, str], load_pipeline: LoadPipeline, *,
         max_loaded: int = 2, max_rows: int = 16, max_waiting: int = 64, cache_mb: int = 512,
+        clip: ClipGuidance | None = None,
     ) -> None:  # fmt: skip
         self.pool = ModelPool(models, load_pipeline, max_loaded)
+        self._clip = clip
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._reference_tokens = LruCache(cache_mb * 2**20, _size_of, "reference-tokens")
         self._waiting: deque[QueuedRequest] = deque()
@@ -63,9 +68,9 @@ class DiffusionWorker(DiffusionService):
 
     @classmethod
     def load(
-        cls, models: Mapping[str, str], device: str = "cpu", *, max_loaded: int = 2, max_rows: int = 16
+        cls, models: Mapping[str, str], device: str = "cpu", *, max_loaded: int = 2, max_rows: int = 16, clip: str = ""
     ) -> DiffusionWorker:
-        """A worker with checkpoints from disk."""
+        """A worker with checkpoints and a folder of a CLIP model for guidance; MissingAsset if that is none."""
 
         def load_pipeline(checkpoint: str) -> RigFacePipeline:
             from rigface.model.pipeline import RigFacePipeline  # six seconds, for those who have a model
@@ -74,7 +79,12 @@ class DiffusionWorker(DiffusionService):
             check_head(pipeline, load_head(pipeline.model_config.profile.head).spec)
             return pipeline
 
-        return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows)
+        guidance = None
+        if clip:
+            from rigface.model.clip_guidance import ClipGuidance  # imports diffusers
+
+            guidance = ClipGuidance.load(clip, device)
+        return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows, clip=guidance)
 
     async def models(self) -> list[ModelInfo]:
         return self.pool.infos()
@@ -150,6 +160,7 @@ class DiffusionWorker(DiffusionService):
                 queued = self._waiting[0]
                 o = queued.request.options
                 rows = 1 + sum(scale != 1 for scale in (o.identity_scale, o.attribute_scale, o.text_scale))
+                rows += len(queued.request.regions)
                 model = self.pool.loaded.get(queued.request.model)
                 if model is not None and model.active and model.rows + rows > self._max_rows:
                     return
@@ -173,10 +184,31 @@ class DiffusionWorker(DiffusionService):
             self._reference_tokens.put(key, tokens)
         state = model.pipeline.begin(
             None, conditions.background, conditions.render, conditions.expression_code,
-            reference_tokens=tokens, **asdict(request.options),
+            reference_tokens=tokens, **self._texts(model, request),
         )  # fmt: skip
         model.batch.join(state)
         model.active.append((queued, state))
+
+    def _texts(self, model: LoadedModel, request: SampleRequest) -> dict[str, Any]:
+        """Options of `begin`, with the guide of CLIP if the request wants one; ApiError if there is no CLIP."""
+        options = asdict(request.options)
+        scale, has_text = options.pop("clip_scale"), bool(options["prompt"] or request.regions)
+        if not (has_text and scale):
+            return {**options, "regions": request.regions}
+        if self._clip is None:
+            raise ApiError(
+                "bad-request",
+                "guidance.clip: this service has no CLIP model; its operator starts it with --clip FOLDER",
+            )
+        from rigface.model.latents import decode  # imports diffusers
+
+        pipeline, render = model.pipeline, request.conditions.render
+        options["guide"] = self._clip.guide(
+            options["prompt"] or "", request.regions, render, partial(decode, pipeline.vae), scale
+        )
+        if not pipeline.has_text_encoder:
+            return options | {"prompt": None}
+        return {**options, "regions": request.regions}
 
     def _step(self, model: LoadedModel) -> None:
         for queued, state in list(model.active):

@@ -102,7 +102,8 @@ class EditPipeline(EditService):
                     seed, prompt = (edit.options.seed + face) % 2**63, composed.prompts[face] or None
                     options = replace(edit.options, seed=seed, prompt=prompt)
                     conditions = composed.conditions[face]
-                    request = SampleRequest(edit.model, conditions, options, edit.previews, edit.timeout_s)
+                    regions = composed.regions[face]
+                    request = SampleRequest(edit.model, conditions, options, edit.previews, edit.timeout_s, regions)
                     async with aclosing(self._diffusion_worker.sample(request)) as events:
                         async for event in events:
                             queue.put_nowait((face, event))

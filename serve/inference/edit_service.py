@@ -155,7 +155,7 @@ class EditRunner:
         plan = replace(plan, output_options=output_options)
         # The completed edit may be cached, so it goes without the source's bytes.
         completed = CompletedEdit(replace(plan, edit_input=replace(edit_input, pictures={})), model)
-        if (refiner or model == PREVIEW) and any(one.edit.prompt for one in edit_input.edits):
+        if (refiner or model == PREVIEW) and any(one.edit.has_prompt for one in edit_input.edits):
             raise ApiError("bad-request", f"edit.prompt: {model} has no text encoder; name a model that has one")
         if refiner or model == PREVIEW or edit_input.is_nothing:  # an empty edit is the source to the bit
             yield EditProgress(phase="preview", step=0, steps=1)
@@ -223,7 +223,7 @@ def sampling_options(asked: Sampling, seed: int, prompt: str | None) -> Sampling
     """Settings of the sampler from a request."""
     g = asked.guidance
     return SamplingOptions(
-        seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, prompt or None
+        seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, prompt or None, g.clip
     )
 
 

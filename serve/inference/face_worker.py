@@ -27,7 +27,7 @@ from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
-from rigface.face.region_masks import bounded
+from rigface.face.region_masks import bounded, region_prompts
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import encode_png, sniff
 from rigface.model.checkpoint_folder import refiner_folder
@@ -263,7 +263,11 @@ class FaceWorker(FaceService):
         self._faces.check_consent(edit_input, input_spec.profile)
         layout = self._layout(edit_input, input_spec)
         asked = _asked(layout.edits, self._editors_of(input_spec.profile).head)
-        return ComposedEdit([c.conditions for c in layout.composed], asked, [one.edit.prompt for one in layout.edits])
+        size = layout.analysis.image.shape[:2]
+        return ComposedEdit(
+            [c.conditions for c in layout.composed], asked, [one.edit.prompt for one in layout.edits],
+            [region_prompts(one.edit, one.face, one.wanted, one.mask, size) for one in layout.edits],
+        )  # fmt: skip
 
     def _layout(self, edit_input: EditInput, input_spec: ConditionSpec) -> _Layout:
         faces = tuple(one.face for one in edit_input.edits)

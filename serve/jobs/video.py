@@ -26,7 +26,7 @@ import numpy as np
 
 from rigface.conditions import Composer
 from rigface.editor import EditModel, Editor, numbers
-from rigface.edits import PREVIEW, EditSpec, FaceEdit, Trait
+from rigface.edits import PREVIEW, EditSpec, FaceEdit, RegionPrompt, Trait
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.profile import OWN, ConditionSpec, FaceProfile
@@ -115,9 +115,11 @@ class VideoRunner:
         input_spec = await self.diffusion_worker.input_spec(model) if samples else None
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
-        def paint(conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
+        def paint(
+            conditions: Conditions, seed: int, prompt: str = "", regions: Sequence[RegionPrompt] = ()
+        ) -> np.ndarray:
             options, limit_s = sampling_options(asked, seed, prompt), self.limits.edit_timeout_s
-            request = SampleRequest(model, conditions, options, timeout_s=limit_s)
+            request = SampleRequest(model, conditions, options, timeout_s=limit_s, regions=regions)
             work = with_retries(lambda: sample_image(self.diffusion_worker, request))
             image = asyncio.run_coroutine_threadsafe(work, loop)
             while not image.done() and not stop.wait(0.02):

@@ -13,6 +13,7 @@ from rigface.edits import EditSpec, FaceEdit, LightEdit
 from rigface.errors import BadCheckpoint, BadEdit, MissingAsset, NoFace
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
+from rigface.face.region_masks import region_mask
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.profile import ConditionSpec
@@ -222,6 +223,15 @@ def test_prompt_needs_a_text_encoder(analyzer, photo, clip_folder, tmp_path):
     assert np.array_equal(made[""], photo)  # nothing asked
     assert not np.array_equal(made["a b"], photo)
     assert not np.array_equal(made["a b"], made["c d e"])
+    parts = editor.edit(photo, EditSpec(prompts={"mouth": "a b"}), measure=False)
+    shown = region_mask(parts.sources[0], parts.asked_params[0], "mouth")
+    shown = cv2.warpAffine(shown, cv2.invertAffineTransform(parts.sources[0].frame_to_crop), photo.shape[1::-1])
+    away = cv2.dilate(shown, np.ones((5, 5), np.uint8)) == 0
+    assert np.array_equal(parts.image[away], photo[away])
+    assert not np.array_equal(parts.image[shown > 200], made["a b"][shown > 200])  # which had the text everywhere
+    assert not np.array_equal(parts.image[shown > 200], photo[shown > 200])
+    with pytest.raises(ValueError, match=r"prompts\.mask: needs a mask"):
+        editor.edit(photo, EditSpec(prompts={"mask": "a b"}), measure=False)
     for deaf, why in (
         (Editor(analyzer), "the preview has none"),
         (Editor.load("tiny", analyzer=analyzer), "this one has none"),

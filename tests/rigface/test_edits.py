@@ -20,6 +20,7 @@ edits = st.builds(
     take=st.frozensets(st.sampled_from(["pose", "expression", "light", "shape", "identity"])),
     yaw_deg=st.none() | number(-90, 90), pitch_deg=st.none() | number(-60, 60), relative=st.booleans(),
     expression=st.dictionaries(st.sampled_from(sorted(NAMED_EXPRESSIONS)), number(-1, 2)), light=st.none() | lights,
+    prompts=st.dictionaries(st.sampled_from(["eyes", "mouth", "mask"]), st.text(min_size=1, max_size=9)),
     strength=number(0, 1.5), region=st.sampled_from(["face", "eyes", "mouth"]),
 )  # fmt: skip
 
@@ -57,6 +58,9 @@ def test_defaults_are_left_out_of_json():
         ('{"light": 3}', "light"),
         ('{"strength": -1}', "strength"),
         ('{"region": "nose"}', "region"),
+        ('{"prompts": {"nose": "red"}}', "prompts"),
+        ('{"prompts": {"mouth": ""}}', r"prompts\.mouth"),
+        ('{"prompts": ["mouth"]}', "prompts"),
         ('{"relative": 1}', "relative"),
         ("[1]", "edit"),
         ("{", "JSON"),

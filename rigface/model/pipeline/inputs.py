@@ -60,6 +60,15 @@ def check_code(code: Tensor, size: int) -> None:
         raise ValueError(f"expression_code: want (B, {size}), got {tuple(code.shape)}")
 
 
+def checked_text(embeds: Tensor | None, default: Tensor) -> Tensor:
+    """Text embeddings (B, L, D), by default (L, D) of the model; ValueError for another shape."""
+    text = default if embeds is None else embeds.to(default)
+    text = text[None] if text.ndim == 2 else text
+    if text.shape[1:] != default.shape:
+        raise ValueError(f"prompt_embeds: want (B, {default.shape[0]}, {default.shape[1]}), got {tuple(text.shape)}")
+    return text
+
+
 def drawn(
     seed: int | Sequence[int],
     generator: torch.Generator | Sequence[torch.Generator] | None,

@@ -31,6 +31,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from rigface.edits import RegionPrompt
 from rigface.errors import BadCheckpoint, BadEdit
 from rigface.image import to_image
 from rigface.model import checkpoint as checkpoints
@@ -40,9 +41,9 @@ from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint_folder import folder_of
 from rigface.model.gathered_conv import gather
 from rigface.model.hub import repository
-from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
+from rigface.model.latents import LatentConditions, decode, encode, latent_mask, lost_detail, shrinkage
 from rigface.model.model_config import ModelConfig
-from rigface.model.pipeline.inputs import Pictures, as_rows, as_tensor, check_code, check_pictures, drawn
+from rigface.model.pipeline.inputs import Pictures, as_rows, as_tensor, check_code, check_pictures, checked_text, drawn
 from rigface.model.recipes.protocol import Checkpoint, ConditionedModel
 from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, make_scheduler
 from rigface.model.text import TextEncoder
@@ -240,6 +241,7 @@ class RigFacePipeline(DiffusionPipeline):
         text_scale: float = 1.0,
         strength: float = 1.0,
         guide: Callable[[Tensor], Tensor] | None = None,
+        regions: Sequence[RegionPrompt] = (),
     ) -> SamplingState:
         """Prepare an edit up to its first step; arguments as for a call."""
         if (source is None) == (reference_tokens is None):
@@ -272,6 +274,10 @@ class RigFacePipeline(DiffusionPipeline):
             guidance=Guidance(identity_scale, attribute_scale, text_scale),
             strength=strength,
             generators=generators,
+            regions=[
+                (as_rows(self.encode_prompt(one.text).to(text), batch), latent_mask(one.mask, render_rows))
+                for one in regions
+            ],
         )
         state.guide = guide
         if self.model_config.detail:
@@ -325,6 +331,7 @@ class RigFacePipeline(DiffusionPipeline):
             together. identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
             strength: below 1 begins from the render, partly noised.
             guide: see `SamplingState.guide` and `clip_guidance.py`.
+            regions: texts that hold in parts of the picture, each one row more.
 
         Raises:
             ValueError: inputs that do not fit each other or the model; the message names the argument.
@@ -388,11 +395,4 @@ class RigFacePipeline(DiffusionPipeline):
             raise ValueError("give prompt or prompt_embeds, not both")
         if prompt is not None:
             return self.encode_prompt(prompt)
-        default = self.model.default_text
-        text = default if embeds is None else embeds.to(default)
-        text = text[None] if text.ndim == 2 else text
-        if text.shape[1:] != default.shape:
-            raise ValueError(
-                f"prompt_embeds: want (B, {default.shape[0]}, {default.shape[1]}), got {tuple(text.shape)}"
-            )
-        return text
+        return checked_text(embeds, self.model.default_text)

@@ -161,6 +161,40 @@ def test_words_with_one_face_or_help_are_left_whole(words):
     assert split_faces(words.split()) == (words.split(), ())
 
 
+@pytest.mark.parametrize("form", ["pairs", "one flag"])
+def test_each_of_several_regions_has_the_prompt_behind_it(picture, form):
+    words = f"--yaw 3 --region mouth --prompt red --region {picture} --prompt=green --region=eyes --prompt blue"
+    if form == "one flag":
+        words = f"--region-prompt mouth=red {picture}=green eyes=blue --yaw 3"
+    rest, _ = split_faces(words.split())
+    (one,) = parse_edits("largest", flags(*rest))
+    assert one.edit == EditSpec(yaw_deg=3, prompts={"mouth": "red", "mask": "green", "eyes": "blue"})
+    assert one.mask == Path(picture)
+    with pytest.raises(PlanError, match="--region eyes: of several regions each wants a --prompt"):
+        split_faces(["--region", "mouth", "--prompt", "red", "--region", "eyes"])
+    with pytest.raises(PlanError, match="want REGION=WORDS"):
+        parse_flags(flags("--region-prompt", "mouth"))
+    faces = split_faces(
+        [
+            "--face",
+            "0",
+            "--region",
+            "mouth",
+            "--prompt",
+            "a",
+            "--region",
+            "eyes",
+            "--prompt",
+            "b",
+            "--face",
+            "1",
+            "--yaw",
+            "2",
+        ]
+    )[1]
+    assert [face.flags.region_prompt for face in faces] == [("mouth=a", "eyes=b"), ()]
+
+
 def test_region_is_a_name_or_the_file_of_a_mask(picture):
     (named,), (masked,) = (parse_edits("largest", flags("--yaw", "3", "--region", r)) for r in ("hair", picture))
     assert (named.edit.region, named.mask) == ("hair", None)

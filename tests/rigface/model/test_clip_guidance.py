@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.editor import Editor
-from rigface.edits import EditSpec
+from rigface.edits import EditSpec, RegionPrompt
 from rigface.errors import BadEdit, MissingAsset
 from rigface.model.clip_guidance import NEUTRAL, ClipGuidance
 from rigface.testing.toy_start import write_clip, write_text
@@ -49,6 +49,16 @@ def test_steps_lead_to_the_text(clip, picture):
         assert not move[:, 3].any()  # the decoder does not read it
         latents = latents + move
     assert (agreement() > before + 0.05).all()
+
+
+def test_regions_have_guides_of_their_own(clip, picture):
+    left = np.zeros((64, 64), np.uint8)
+    left[:, :32] = 255
+    latents = torch.randn(1, 4, 4, 4)
+    whole, other = (clip.towards(text, picture, decode)(latents) for text in ("a smile", "a frown"))
+    move = clip.guide("a smile", [RegionPrompt("a frown", left)], picture, decode)(latents)
+    torch.testing.assert_close(move, torch.cat([other[..., :2], whole[..., 2:]], dim=-1))
+    assert clip.guide("", [], picture, decode) is None
 
 
 def test_scale_zero_moves_nothing(clip, picture):

@@ -1,5 +1,7 @@
 """Sampling: schedulers, guidance, and batches whose rows are independent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,6 +45,28 @@ def oracle(process: Process, clean: torch.Tensor):
         return prediction_target(process, clean.expand_as(latents), (latents - a * clean) / b, timestep)
 
     return predict
+
+
+def test_text_of_a_region_is_followed_there_alone_and_by_its_guidance():
+    def predict(latents, timestep, *_, text, drop=None, **__):
+        answer = text[:, :1, :1, None].expand_as(latents)
+        return answer if drop is None else torch.where(drop[:, 2, None, None, None], 0.0, answer)
+
+    mask = torch.zeros(1, 1, *SHAPE[1:])
+    mask[..., :4] = 1
+    moved = []
+    for scale in (1.0, 3.0):
+        c = replace(conditions(2), text=torch.ones(2, 5, 6))
+        state = SamplingState(
+            Process(), c, torch.zeros(2, *SHAPE), scheduler="ddim", steps=1, guidance=Guidance(text=scale),
+            regions=[(torch.full((2, 5, 6), 2.0), mask)],
+        )  # fmt: skip
+        assert state.rows == 2 * (2 if scale == 1 else 3)
+        (result,) = finish(predict, state)
+        moved.append(result / result[:, :, :, 4:].mean())
+        assert torch.allclose(moved[-1][..., :4], torch.tensor(2.0))  # twice the answer, however it is guided
+        assert torch.allclose(moved[-1][..., 4:], torch.tensor(1.0))
+    torch.testing.assert_close(*moved)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from rigface.image import decode, encode_png
+from rigface.testing.toy_start import write_clip
+from serve.api.routes import Services, make_api
 from serve.content_cache import picture_id
+from serve.inference.diffusion_worker import DiffusionWorker
 from serve.inference.edit_pipeline import EditPipeline
 from serve.limits import Limits
 from serve.security.api_keys import KeyRing, add
-from tests.serve.conftest import problem, run, send
+from tests.serve.conftest import TEST_NAMES, problem, run, send
 
 
 def test_picture_can_be_named_by_its_hash(client, png):
@@ -109,6 +113,26 @@ def test_mask_bounds_an_edit_to_its_white_parts(client, services, png, model):
     assert np.array_equal(image[:48], was[:48])
     assert not np.array_equal(image[48:], was[48:])
     assert told[0]["from"] == {"mask": picture_id(white)}
+
+
+def test_prompts_are_refused_without_text_and_clip_and_guide_with_it(face_worker, diffusion_worker, png, tmp_path):
+    write_clip(tmp_path)
+    guided = DiffusionWorker.load({"tiny": "tiny"}, clip=str(tmp_path))
+    edit, images = {"yaw_deg": 9, "prompts": {"eyes": "a b"}}, []
+    for worker in (diffusion_worker, guided):
+        with TestClient(make_api(Services(face_worker, worker, loopback_names=TEST_NAMES))) as client:
+            for clip in (0, 2):
+                answer = send(client, png, edit, model="tiny", steps=2, guidance={"clip": clip})
+                says = "this service has no CLIP model; its operator" if clip else "no text encoder"
+                if worker is guided and clip:
+                    assert answer.status_code == 200, answer.text
+                    images.append(decode(answer.content))
+                else:
+                    assert says in problem(answer, 422, "bad-request")
+            images.append(decode(send(client, png, {"yaw_deg": 9}, model="tiny", steps=2).content))
+    guided.close()
+    assert np.array_equal(images[0], images[2])
+    assert not np.array_equal(images[0], images[1])
 
 
 @pytest.mark.parametrize(
