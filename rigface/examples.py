@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from rigface.image import decode
+from rigface.image import decode, decode_mask
 from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, IdentityName, RenderStyle
 from rigface.schema import Column, markdown
 from rigface.types import Conditions, Example, HeadSpec
 
 EXAMPLES_VERSION = "examples/1"
 LATENTS_VERSION = "latents/1"
+REGIONS = "regions"  # files written before there were regions lack it
 CAPTION = "caption"  # files written before there were captions lack it
 IDENTITY = "identity_vector"  # of the source, in files whose spec names a network
 IDENTITY_WIDTH = {"dlib": 128, "arcface": 512}
@@ -117,6 +118,8 @@ def example_columns(expression_size: int) -> list[Column]:
         Column("render", pa.binary(), "picture: the head as wanted, in the style of the metadata"),
         Column("target", pa.binary(), "picture: the photograph to be arrived at"),
         Column("mask", pa.binary(), "PNG: 255 where the person is in the target"),
+        Column(REGIONS, pa.binary(), "PNG of the target: 0 background, 1 person, 2 face, 3 the person's edge, "
+           "4 eyes and mouth"),
         Column("expression_code", pa.list_(pa.float32(), expression_size), "the expression wanted"),
         Column(CAPTION, pa.string(), "what is said of the target; null where nothing is"),
     ]  # fmt: skip
@@ -131,8 +134,10 @@ def examples_schema(spec: ExampleSpec) -> pa.Schema:
     return pa.schema(columns, metadata=metadata)
 
 
-def latent_columns(numbers: int) -> list[Column]:
-    """The columns that `encode` adds; see rigface/model/latents.py for the scaling."""
+def latent_columns(numbers: int, cells: int) -> list[Column]:
+    """The columns that `encode` adds, for latents of so many numbers in so many cells; see rigface/model/latents.py for
+    the scaling.
+    """
     return [
         Column(
             f"{name}_latents",
@@ -140,7 +145,7 @@ def latent_columns(numbers: int) -> list[Column]:
             f"the {name} as latents (channels, height, width), {'scaled' if name == 'target' else 'unscaled'}",
         )
         for name in PICTURES
-    ]
+    ] + [Column(f"{REGIONS}_latents", pa.list_(pa.uint8(), cells), "the largest number of `regions` in each cell")]
 
 
 def latents_schema(spec: ExampleSpec, latents: LatentSpec) -> pa.Schema:
@@ -150,7 +155,7 @@ def latents_schema(spec: ExampleSpec, latents: LatentSpec) -> pa.Schema:
         "rigface.examples": spec.to_json(),
         "rigface.latents": json.dumps(asdict(latents)),
     }
-    added = [pa.field(c.name, c.type) for c in latent_columns(latents.numbers)]
+    added = [pa.field(c.name, c.type) for c in latent_columns(latents.numbers, latents.height * latents.width)]
     return pa.schema([*examples_schema(spec), *added], metadata=metadata)
 
 
@@ -168,6 +173,18 @@ def examples_of(table: pa.Table) -> Example:
     if IDENTITY in table.column_names:
         numbers["identity"] = numbers_of(table, IDENTITY)
     return Example(Conditions(**pictures, **numbers), target)
+
+
+def regions_of(table: pa.Table) -> np.ndarray:
+    """The column `regions` as (N, S, S) uint8; it may not be null."""
+    return np.stack([decode_mask(cell) for cell in table[REGIONS].to_pylist()])
+
+
+def in_cells(regions: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(N, height, width): the largest number of regions (N, S, S) in each cell of latents."""
+    count, side = regions.shape[:2]
+    cells: np.ndarray = regions.reshape(count, height, side // height, width, side // width).max((2, 4))
+    return cells
 
 
 def numbers_of(table: pa.Table, name: str) -> np.ndarray:
@@ -208,4 +225,4 @@ if __name__ == "__main__":
 
     print(markdown(example_columns(OpenHead.load().spec.expression)))
     print()
-    print(markdown(latent_columns(4096)))
+    print(markdown(latent_columns(4096, 1024)))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 CROP_PX = 512  # side of every stored crop
+REGION_LABELS = ("background", "person", "face", "rim", "features")  # of a picture of a person, by number
 EXTRAS = ("neck_rotation", "eye_rotations", "eyelids")  # fields of `FaceParams` that only some heads have
 DLIB_WIDTH = 128  # numbers of a dlib identity vector
 BFM_EXPRESSION = 64  # numbers of an expression code of the Basel networks

@@ -21,6 +21,7 @@ from rigface.edits import EditSpec, LightEdit, Trait
 from rigface.face.controls.transfer import exposure, light_coefficients, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.region_masks import region_labels
 from rigface.image import resized
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
@@ -36,6 +37,7 @@ class ComposedExample:
     composed: Composed  # the conditions
     target: np.ndarray  # (S, S, 3) uint8
     mask: np.ndarray  # (S, S) uint8, the person in the target
+    regions: np.ndarray  # (S, S) uint8, numbers of `REGION_LABELS`
     wanted: FaceParams  # the edited coefficients
     overlap: float  # share of the source's crop that the target's crop shows; the rest was filled from the preview
     background_change: float  # mean absolute difference where neither picture shows the person, in [0, 1]
@@ -54,7 +56,9 @@ def compose(source: Face, target: Face, composer: Composer, head: HeadSpec) -> C
     full = small_shown == 255
     small = np.where(full[..., None], small, composed.image)
     small_mask = np.where(np.where(full, small_mask, composed.mask) > 127, 255, 0).astype(np.uint8)
-    return ComposedExample(composed, small, small_mask, wanted, float(shown.mean()), change)
+    points = np.asarray(target.landmarks)[:, :2] @ between(source, target)[:, :2].T + between(source, target)[:, 2]
+    regions = region_labels(points * (size / CROP_PX), small_mask)
+    return ComposedExample(composed, small, small_mask, regions, wanted, float(shown.mean()), change)
 
 
 def between(source: Face, target: Face) -> np.ndarray:

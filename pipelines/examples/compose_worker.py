@@ -20,7 +20,7 @@ from pipelines.examples.layout import parquet_bytes, part_path
 from pipelines.examples.pair_plan import PlannedExample, StagingBank, parts_behind
 from rigface import schema
 from rigface.conditions import Composer
-from rigface.examples import IDENTITY, ExampleSpec, examples_schema
+from rigface.examples import IDENTITY, REGIONS, ExampleSpec, examples_schema
 from rigface.face.controls.mirror import code_mirror
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_jpeg, encode_png
@@ -87,6 +87,7 @@ class ComposeUnit:
             "render": conditions.render,
             "target": composed.target,
             "mask": composed.mask,
+            REGIONS: composed.regions,
         }
         code = np.asarray(conditions.expression_code)
         wanted = to_degrees(to_matrix(composed.wanted.head_rotation[None]))[0]
@@ -96,7 +97,8 @@ class ComposeUnit:
             pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
             code = self._mirror(code)
             wanted, turn = wanted * (-1, 1, -1), -turn
-        mask, quality = encode_png(pictures.pop("mask")), self._settings.jpeg_quality
+        masks = {name: encode_png(pictures.pop(name)) for name in ("mask", REGIONS)}
+        quality = self._settings.jpeg_quality
         source_key, target_key = self._faces.key(*planned.source), self._faces.key(*planned.target)
         return {
             **{name: encode_jpeg(p, quality) if quality else encode_png(p) for name, p in pictures.items()},
@@ -115,7 +117,7 @@ class ComposeUnit:
             "yaw_deg": wanted[0],
             "pitch_deg": wanted[1],
             "roll_deg": wanted[2],
-            "mask": mask,
+            **masks,
             "expression_code": code.astype(np.float32),
             "caption": planned.caption or self._described(planned, composed),
             **({} if conditions.identity is None else {IDENTITY: conditions.identity.tolist()}),

@@ -33,7 +33,18 @@ from pipelines.examples.layout import (
 )
 from rigface import schema
 from rigface.errors import PlanError
-from rigface.examples import IDENTITY, PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
+from rigface.examples import (
+    IDENTITY,
+    PICTURES,
+    REGIONS,
+    ExampleSpec,
+    LatentSpec,
+    examples_of,
+    half_column,
+    in_cells,
+    latents_schema,
+    regions_of,
+)
 from rigface.model.latents import encode_example
 from rigface.model.stable_diffusion import load_vae
 from rigface.storage import lock
@@ -87,7 +98,7 @@ class EncodeUnit:
         columns = {name: table[name].combine_chunks() for name in table.column_names}
         if not self._config.keep_pictures:
             held_out = pa.array([s != "train" for s in table["split"].to_pylist()])
-            for name in (*PICTURES, "mask"):
+            for name in {*PICTURES, "mask", REGIONS} & columns.keys():
                 columns[name] = pc.if_else(held_out, columns[name], pa.nulls(len(table), pa.binary()))
         encoded = schema.table_of({**columns, **latents}, latents_schema(ExampleSpec.of(table.schema), spec))
         self._out.publish(part_path(unit), parquet_bytes(encoded), replace=False)
@@ -108,4 +119,8 @@ class EncodeUnit:
         latents = {name: np.concatenate(values) for name, values in batches.items()}
         channels, height, width = latents["target"].shape[1:]
         spec = LatentSpec(channels, height, width, self._vae.config["scaling_factor"], self._autoencoder)
-        return {f"{name}_latents": half_column(values) for name, values in latents.items()}, spec
+        columns = {f"{name}_latents": half_column(values) for name, values in latents.items()}
+        if REGIONS in table.column_names and not table[REGIONS].null_count:
+            cells = in_cells(regions_of(table), height, width).reshape(len(table), -1)
+            columns[f"{REGIONS}_latents"] = pa.FixedSizeListArray.from_arrays(pa.array(cells.ravel()), height * width)
+        return columns, spec

@@ -50,7 +50,7 @@ class ExampleIndex:
 
     parts: list[Part]
     counts: list[int]  # rows of each part
-    schema: pa.Schema  # of the parts
+    schema: pa.Schema  # of the parts; the columns that all have
     table: pa.Table  # `COLUMNS` of all rows, in the order of the parts
     is_stored: bool  # False: it was read from the parts
     datasets: list[int]  # number of parts of each folder
@@ -62,7 +62,7 @@ class ExampleIndex:
         return ExampleIndex(
             parts=[part for index in indexes for part in index.parts],
             counts=[count for index in indexes for count in index.counts],
-            schema=indexes[0].schema,
+            schema=min((index.schema for index in indexes), key=lambda schema: len(schema.names)),
             table=pa.concat_tables([index.table.replace_schema_metadata() for index in indexes]).unify_dictionaries(),
             is_stored=all(index.is_stored for index in indexes),
             datasets=[len(index.parts) for index in indexes],

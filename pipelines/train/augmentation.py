@@ -18,16 +18,24 @@ TINT, EXPOSURE, GAMMA = 0.06, 0.18, 0.15  # standard deviations of logarithms: o
 MAX_SHIFT = 0.06  # of the side
 
 
-def augmented(example: Example, seed: tuple[int, ...]) -> Example:
-    """A batch of examples (N, S, S, 3) uint8, each changed independently; the same seed gives the same change."""
+def augmented(
+    example: Example, seed: tuple[int, ...], regions: np.ndarray | None = None
+) -> tuple[Example, np.ndarray | None]:
+    """A batch of examples (N, S, S, 3) uint8, each changed independently, and their regions (N, S, S) uint8, moved
+    alike; the same seed gives the same change.
+    """
     random = np.random.default_rng(seed)
     c = example.conditions
-    pictures = np.stack([c.reference, c.background, c.render, example.target], axis=1)  # (N, 4, S, S, 3)
+    alike = [c.reference, c.background, c.render, example.target]
+    if regions is not None:
+        alike.append(np.repeat(regions[..., None], 3, axis=-1))
+    pictures = np.stack(alike, axis=1)  # (N, 4 or 5, S, S, 3)
     for row in range(len(pictures)):
         pictures[row] = shifted(pictures[row], random)
-        pictures[row] = recoloured(pictures[row], random)
-    reference, background, render, target = pictures.swapaxes(0, 1)
-    return Example(replace(c, reference=reference, background=background, render=render), target)
+        pictures[row, :4] = recoloured(pictures[row, :4], random)
+    reference, background, render, target, *moved = pictures.swapaxes(0, 1)
+    example = Example(replace(c, reference=reference, background=background, render=render), target)
+    return example, moved[0][..., 0] if moved else None
 
 
 def recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:

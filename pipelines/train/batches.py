@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -22,14 +23,29 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.ray_reader import read_with_ray
 from pipelines.train.subject import Subject
 from rigface.errors import PlanError
-from rigface.examples import CAPTION, IDENTITY, PICTURES, LatentSpec, examples_of, numbers_of
+from rigface.examples import (
+    CAPTION,
+    IDENTITY,
+    PICTURES,
+    REGIONS,
+    LatentSpec,
+    examples_of,
+    in_cells,
+    numbers_of,
+    regions_of,
+)
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.text import TextEncoder
+from rigface.types import REGION_LABELS
 
 if TYPE_CHECKING:
     from pipelines.train.trainer_state import TrainerState
 
+NO_REGIONS = (
+    "region_weights need examples with regions, and these are of an earlier version: make them anew with `rigface pair`"
+    " and `rigface encode`"
+)
 CACHED_CAPTIONS = 4096  # embeddings: in clips many frames share a caption
 
 
@@ -52,6 +68,11 @@ class Batches:
         columns = ["expression_code", *(f"{name}_latents" if self._latent else name for name in PICTURES)]
         if state.loaded.config.identity:
             columns.append(IDENTITY)
+        self._weights = _weights(config)
+        if self._weights is not None:
+            columns.append(f"{REGIONS}_latents" if self._latent else REGIONS)
+            if columns[-1] not in index.schema.names:
+                raise PlanError(NO_REGIONS)
         self._caption_encoder = CaptionEncoder.of(state.loaded, index.schema, state.device)
         if self._caption_encoder is not None:
             columns.append(CAPTION)
@@ -91,13 +112,18 @@ class Batches:
 
     def _example(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
         device, config = self._state.device, self._state.config
+        if any(table[name].null_count for name in table.column_names if name.startswith(REGIONS)):
+            raise PlanError(NO_REGIONS)
         if self._latent is None:
-            example = examples_of(table)
+            example, regions = examples_of(table), regions_of(table) if self._weights is not None else None
             if config.augment:
-                example = augmented(example, (config.seed, step, micro_batch))
+                example, regions = augmented(example, (config.seed, step, micro_batch), regions)
             with torch.inference_mode():
                 latents = encode_example(self._state.loaded.vae, example)
-            return latents.map(lambda t: t.half().float().clone())  # as precise as stored latents
+            latents = latents.map(lambda t: t.half().float().clone())  # as precise as stored latents
+            if regions is None:
+                return latents
+            return replace(latents, weights=self._weighted(in_cells(regions, *latents.target.shape[-2:])))
         shape = (self._latent.channels, self._latent.height, self._latent.width)
         names = (f"{name}_latents" for name in PICTURES)
         reference, background, render, target = (
@@ -106,7 +132,23 @@ class Batches:
         code = torch.from_numpy(numbers_of(table, "expression_code")).to(device)
         if IDENTITY in table.column_names:
             reference = torch.from_numpy(numbers_of(table, IDENTITY)).to(device)
-        return LatentExample(LatentConditions(background, render, code, reference=reference), target)
+        weights = None
+        if self._weights is not None:
+            cells = numbers_of(table, f"{REGIONS}_latents")
+            weights = self._weighted(cells.reshape(-1, *shape[1:]))
+        return LatentExample(LatentConditions(background, render, code, reference=reference), target, weights)
+
+    def _weighted(self, cells: np.ndarray) -> Tensor:
+        """(B, 1, h, w) weights of cells (B, h, w) with numbers of regions, 1 on average over each example."""
+        assert self._weights is not None
+        weights = self._weights[torch.from_numpy(cells).long()][:, None]
+        return (weights / weights.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)).to(self._state.device)
+
+
+def _weights(config: TrainConfig) -> Tensor | None:
+    """(5,) weights by number of region; None if all are alike."""
+    weights = asdict(config.region_weights)
+    return torch.tensor([weights[name] for name in REGION_LABELS]) if len(set(weights.values())) > 1 else None
 
 
 class CaptionEncoder:

@@ -36,6 +36,20 @@ class Networks:
 
 
 @dataclass(frozen=True)
+class RegionWeights:
+    """Weights of the loss by region of the target, against each other: only their ratios count."""
+
+    background: float = 1.0
+    person: float = 1.0  # Hair and neck, beside the face.
+    face: float = 1.0
+    rim: float = 1.0  # Both sides of the person's edge.
+    features: float = 1.0  # Eyes and mouth.
+
+    def __post_init__(self) -> None:
+        in_range(self, "[0, inf)", "background", "person", "face", "rim", "features")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Fine-tune both networks on examples, or train a model from scratch."""
 
@@ -95,6 +109,8 @@ class TrainConfig:
     pixel_loss_weight: float = 0.0
     """Weight of the error of decoded pictures, added to that of latents; for small autoencoders, whose latents
     mislead."""
+    region_weights: RegionWeights = field(default_factory=RegionWeights)
+    """Weights of the loss by region; need examples of a `pair` that writes regions."""
     augment: bool = False
     """Change colours and shift each example by a few pixels each time. Needs examples as pictures, as `pair` writes
     them."""

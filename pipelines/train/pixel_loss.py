@@ -20,14 +20,24 @@ SMALL = 0.1
 weigh the many pixels that are nearly right as much as the few that are wrong."""
 
 
-def picture_loss(output: Tensor, target: Tensor, levels: int = 3) -> Tensor:
-    """Huber error of (B, 3, w, w) pictures in [0, 1], and of their Laplacian pyramids: edges count as much as areas."""
-    loss, pair = F.smooth_l1_loss(output, target, beta=SMALL), [output, target]
+def picture_loss(output: Tensor, target: Tensor, levels: int = 3, weights: Tensor | None = None) -> Tensor:
+    """Huber error of (B, 3, w, w) pictures in [0, 1], and of their Laplacian pyramids: edges count as much as areas.
+
+    `weights` (B, 1, w, w) are of the pixels.
+    """
+    loss, pair = _huber(output, target, weights), [output, target]
     for _ in range(levels):
         smaller = [F.avg_pool2d(p, 2) for p in pair]
         edges = [p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip(pair, smaller)]
-        loss, pair = loss + F.smooth_l1_loss(edges[0], edges[1], beta=SMALL), smaller
+        loss, pair = loss + _huber(edges[0], edges[1], weights), smaller
+        weights = None if weights is None else F.avg_pool2d(weights, 2)
     return loss
+
+
+def _huber(output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return F.smooth_l1_loss(output, target, beta=SMALL)
+    return (F.smooth_l1_loss(output, target, beta=SMALL, reduction="none") * weights).mean()
 
 
 def decoded_loss(
@@ -38,4 +48,8 @@ def decoded_loss(
     estimate = clean_estimate(process, noisy, answer, drawn.timestep)
     with torch.no_grad():
         target = decode(vae, example.target).float()
-    return picture_loss(decode(vae, estimate).float(), target), (estimate - example.target).square().mean()
+    squared, weights = (estimate - example.target).square(), example.weights
+    if weights is not None:
+        squared = squared * weights
+        weights = F.interpolate(weights, size=target.shape[-2:])
+    return picture_loss(decode(vae, estimate).float(), target, weights=weights), squared.mean()

@@ -1,7 +1,9 @@
-"""Masks of regions of a face, which bound what an edit may change, and where its prompts are followed.
+"""Masks of regions of a face, which bound what an edit may change, and where its prompts are followed; labels of
+regions, which weigh a training's loss.
 
 Path: `EditSpec.region` -> `bounded`, after an edit was drawn: all else is the picture's own, to the bit.
 `EditSpec.prompts` -> `region_prompts` -> the model's sampling.
+Landmarks and mask of a target -> `region_labels` -> column `regions` of examples/.
 
 * `eyes`: with the brows; `mouth`: with chin and jaw, up to the nose; both before and after the edit, so that what moves
   leaves nothing behind. `hair`: the person around the face, above the chin.
@@ -21,7 +23,7 @@ from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.contours import CONTOURS
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.relight import one_row
-from rigface.types import CROP_PX, Face, FaceParams
+from rigface.types import CROP_PX, REGION_LABELS, Face, FaceParams
 
 OUTLINE, EYES, LIPS, BROWS = CONTOURS[0], CONTOURS[1:3], CONTOURS[5], (CONTOURS[7:9], CONTOURS[9:11])
 NOSE_BASE, CHIN, CORNERS = 2, 152, (61, 291)  # landmarks; the last two of the mouth
@@ -30,6 +32,7 @@ GROWN = {
     "mouth": 0.08,
 }  # of the crop's side, by which regions are grown: a jaw moves the cheeks beside it
 SOFT = 0.012  # of the crop's side: spread of the edge
+RIM, AROUND_FEATURES = 0.02, 0.02  # of the side: half the width of the rim, and what features are grown by
 
 
 def bounded(
@@ -86,9 +89,30 @@ def region_mask(face: Face, wanted: FaceParams, region: Region) -> np.ndarray:
         return np.asarray(cv2.GaussianBlur(out, (0, 0), SOFT * CROP_PX))
     for points in shown:
         out |= _filled(_outlines(points, region))
-    side = 2 * round(GROWN[region] * CROP_PX) + 1
-    out = cv2.dilate(out, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    out = cv2.dilate(out, _disc(GROWN[region] * CROP_PX))
     return np.asarray(cv2.GaussianBlur(out, (0, 0), SOFT * CROP_PX))
+
+
+def region_labels(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(S, S) uint8 numbers of `REGION_LABELS`, from landmarks (478, 2) px and mask (S, S) uint8 of a person.
+
+    `person`: hair and neck; `rim`: both sides of the person's edge; `features`: eyes and mouth. A later one lies
+    over an earlier one.
+    """
+    size = len(mask)
+    person = np.where(mask > 127, np.uint8(255), np.uint8(0))
+    grown, shrunk = (change(person, _disc(RIM * size)) for change in (cv2.dilate, cv2.erode))
+    features = _filled([points[outline] for outline in (*EYES, LIPS)], size)
+    shown = {
+        "person": person > 0,
+        "face": (_filled([points[OUTLINE]], size) > 0) & (person > 0),
+        "rim": grown != shrunk,
+        "features": (cv2.dilate(features, _disc(AROUND_FEATURES * size)) > 0) & (person > 0),
+    }
+    labels = np.zeros((size, size), np.uint8)
+    for name, where in shown.items():
+        labels[where] = REGION_LABELS.index(name)
+    return labels
 
 
 def within(before: np.ndarray, after: np.ndarray, mask: np.ndarray, frame_to_crop: np.ndarray | None) -> np.ndarray:
@@ -115,8 +139,14 @@ def _outlines(points: np.ndarray, region: Region) -> list[np.ndarray]:
     return [points[[*LIPS, NOSE_BASE, *jaw]]]
 
 
-def _filled(outlines: list[np.ndarray]) -> np.ndarray:
-    out = np.zeros((CROP_PX, CROP_PX), np.uint8)
+def _disc(radius: float) -> np.ndarray:
+    """A kernel for growing by some pixels."""
+    side = 2 * round(radius) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+
+
+def _filled(outlines: list[np.ndarray], size: int = CROP_PX) -> np.ndarray:
+    out = np.zeros((size, size), np.uint8)
     for outline in outlines:
         hull = cv2.convexHull(outline.astype(np.float32))
         cv2.fillConvexPoly(out, np.rint((hull - 0.5) * 16).astype(np.int32), 255, shift=4)

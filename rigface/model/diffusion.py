@@ -189,4 +189,5 @@ def row_losses(model: Predict, example: LatentExample, process: Process, drawn: 
     """(B,) float32 weighted squared error of the model's answers, one per example."""
     _, begin, answer = predict(model, example, process, drawn)
     error = answer - prediction_target(process, example.target.float(), begin, drawn.timestep)
-    return error.square().mean(dim=(1, 2, 3)) * loss_weight(process, drawn.timestep, min_snr)
+    squared = error.square() if example.weights is None else error.square() * example.weights
+    return squared.mean(dim=(1, 2, 3)) * loss_weight(process, drawn.timestep, min_snr)

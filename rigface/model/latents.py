@@ -60,10 +60,13 @@ class LatentExample:
 
     conditions: LatentConditions
     target: Tensor
+    weights: Tensor | None = None  # (B, 1, h, w) of the squared error, 1 on average over a row; None: all alike
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> LatentExample:
         """Apply `fn` to every tensor: `example.map(lambda t: t.to(device))`."""
-        return LatentExample(self.conditions.map(fn), fn(self.target))
+        return LatentExample(
+            self.conditions.map(fn), fn(self.target), None if self.weights is None else fn(self.weights)
+        )
 
 
 def patch(vae: AutoencoderKL) -> int:

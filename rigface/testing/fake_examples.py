@@ -9,7 +9,7 @@ import colorsys
 import numpy as np
 import pyarrow as pa
 
-from rigface.examples import CAPTION, IDENTITY, IDENTITY_WIDTH, PICTURES, ExampleSpec, examples_schema
+from rigface.examples import CAPTION, IDENTITY, IDENTITY_WIDTH, PICTURES, REGIONS, ExampleSpec, examples_schema
 from rigface.image import encode_png
 from rigface.profile import IdentityName, RenderStyle
 from rigface.schema import column, table_of
@@ -29,7 +29,7 @@ def table(
 ) -> pa.Table:  # fmt: skip
     """Rows of examples/ of `people` people; people of odd number are held out."""
     random = np.random.default_rng(seed)
-    cells: dict[str, list[bytes]] = {name: [] for name in (*PICTURES, "mask")}
+    cells: dict[str, list[bytes]] = {name: [] for name in (*PICTURES, "mask", REGIONS)}
     person = random.integers(people, size=rows)
     for number in person:
         before, after = random.uniform(0.3, 0.7, (2, 2)) * size
@@ -42,7 +42,9 @@ def table(
         }
         for name, picture in pictures.items():
             cells[name].append(encode_png(picture))
-        cells["mask"].append(encode_png(np.where(pictures["target"].std(-1) > 5, 255, 0).astype(np.uint8)))
+        mask = pictures["target"].std(-1) > 5
+        cells["mask"].append(encode_png(np.where(mask, 255, 0).astype(np.uint8)))
+        cells[REGIONS].append(encode_png(np.where(mask, 2, 0).astype(np.uint8)))
     columns = {
         **cells,
         "example": [f"{seed:04x}{k:08x}" for k in range(rows)],

@@ -17,7 +17,7 @@ from pipelines.examples.pair_sampling import Candidates, Chooser, Frames, candid
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.errors import PlanError
-from rigface.examples import ExampleSpec, examples_of, mirrored_expression
+from rigface.examples import ExampleSpec, examples_of, mirrored_expression, regions_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import from_degrees
 from rigface.face.head.open_head import OpenHead
@@ -255,6 +255,9 @@ def test_mirrored_rows_are_mirrored_in_pictures_and_numbers(tmp_path):
         made[share] = pq.read_table(part)
     straight, mirror = examples_of(made[0.0]), examples_of(made[1.0])
     assert np.array_equal(straight.target, mirror.target[:, :, ::-1])
+    regions = [regions_of(made[share]) for share in (0.0, 1.0)]
+    assert np.array_equal(regions[0], regions[1][:, :, ::-1])
+    assert {0, 2, 4} <= set(np.unique(regions[0])) <= set(range(5))
     assert np.allclose(made[0.0]["delta_yaw_deg"].to_numpy(), -made[1.0]["delta_yaw_deg"].to_numpy())
     names = OpenHead.load().spec.expression_names
     left, right = names.index("mouthSmileLeft"), names.index("mouthSmileRight")

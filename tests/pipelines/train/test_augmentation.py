@@ -13,23 +13,28 @@ def example(count: int = 3, side: int = 32) -> Example:
 
 
 def test_all_pictures_of_an_example_change_alike():
-    out = augmented(example(), (1, 2))
+    out, moved = augmented(example(), (1, 2), regions=(marks := example().target[..., 0]))
     for name in ("background", "render"):
         np.testing.assert_array_equal(getattr(out.conditions, name), out.conditions.reference)
     np.testing.assert_array_equal(out.target, out.conditions.reference)
+    alone, none = augmented(example(), (1, 2))
+    np.testing.assert_array_equal(alone.target, out.target)
+    assert none is None
+    places = [np.argwhere(a[4:-4, 4:-4] == b[16, 16]) for a, b in zip(moved, marks)]
+    assert all(len(found) for found in places), "the centre is still somewhere, uncoloured"
 
 
 def test_examples_change_independently_and_inputs_stay():
     given = example()
     given.conditions.reference[:] = given.conditions.reference[0]
     before = given.conditions.reference.copy()
-    out = augmented(given, (1, 2)).conditions.reference
+    out = augmented(given, (1, 2))[0].conditions.reference
     assert (out[0] != out[1]).mean() > 0.5
     np.testing.assert_array_equal(given.conditions.reference, before)
 
 
 def test_same_seed_gives_same_augmentation():
-    one, again, other = (augmented(example(), seed).target for seed in ((1, 2), (1, 2), (1, 3)))
+    one, again, other = (augmented(example(), seed)[0].target for seed in ((1, 2), (1, 2), (1, 3)))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 

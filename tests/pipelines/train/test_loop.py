@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,7 +23,7 @@ from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
-from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
+from pipelines.train.config import PRESETS, Networks, RegionWeights, TrainConfig, debug
 from pipelines.train.job import _claim, train
 from pipelines.train.loop import learning_rate, loop
 from pipelines.train.trainer_state import TrainerState
@@ -206,7 +207,8 @@ def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
         same = next(p for p in part if pq.read_table(p, columns=["example"])["example"][0].as_py().startswith("0001"))
         (only / "examples" / "aa").mkdir(parents=True)
         (only / "examples" / "aa" / "aa.parquet").write_bytes(same.read_bytes())
-        train(toy(place, tmp_path / f"run-{name}", examples=str(only)), lambda words: None)
+        weights = RegionWeights(background=0.5, face=3.0)
+        train(toy(place, tmp_path / f"run-{name}", examples=str(only), region_weights=weights), lambda words: None)
     pictures, latents = losses(tmp_path / "run-pairs"), losses(tmp_path / "run-latents")
     assert pictures == pytest.approx(latents, rel=1e-3)
 
@@ -272,6 +274,9 @@ def test_start_reads_the_index_once_and_no_column_of_every_part(place, tmp_path,
     assert read == [INDEX]
     Validation(config, index, backend, state.loaded.config)
     assert len(read) == 2
+    before = replace(index, schema=pa.schema([field for field in index.schema if "regions" not in field.name]))
+    with pytest.raises(PlanError, match="need examples with regions"):
+        Batches(replace(config, region_weights=RegionWeights(face=2.0)), before, state, [0])
 
     copied = tmp_path / "latents"
     shutil.copytree(place / "latents", copied)

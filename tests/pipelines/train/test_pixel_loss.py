@@ -1,5 +1,7 @@
 """Pixel loss: zero only for the right answer, and without gradients of the autoencoder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,6 +23,25 @@ def knows(example: LatentExample, process: Process, drawn: Draw, error: float | 
     """A model that answers the velocity of the line plus an error."""
     begin = start(process, example.conditions, drawn.noise)
     return lambda latents, timestep, *_, **__: begin - example.target + error
+
+
+def test_errors_count_where_they_have_weight(example):
+    process, vae = Process("bridge", latent_scale=0.18215), checkpoint.tiny().vae
+    drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
+    error = torch.zeros(2, 4, 16, 16)
+    error[..., 2:4] = 0.5
+    losses = []
+    for columns in (slice(0, 16), slice(0, 6), slice(10, 16)):
+        weights = torch.zeros(2, 1, 16, 16)
+        weights[..., columns] = 1
+        weighted = replace(example, weights=weights)
+        losses.append(decoded_loss(knows(example, process, drawn, error), vae, weighted, process, drawn))
+    everywhere, there, away = ([float(part) for part in loss] for loss in losses)
+    plain = decoded_loss(knows(example, process, drawn, error), vae, example, process, drawn)
+    assert everywhere == pytest.approx([float(part) for part in plain])
+    assert there[1] == pytest.approx(everywhere[1])
+    assert away[1] == pytest.approx(0, abs=1e-9)
+    assert away[0] < 0.5 * there[0]  # a decoder's pixel sees some cells around it
 
 
 def test_decoded_loss_is_zero_only_for_right_answer(example):

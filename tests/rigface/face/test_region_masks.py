@@ -7,9 +7,11 @@ import pytest
 from rigface.editor import Editor
 from rigface.edits import EditSpec, FaceEdit, LightEdit
 from rigface.face.analyzer import FaceAnalyzer
-from rigface.face.region_masks import region_mask
+from rigface.face.region_masks import region_labels, region_mask
+from rigface.types import REGION_LABELS
 from rigface.video.decode import read_frames
 
+LABELS = {name: number for number, name in enumerate(REGION_LABELS)}
 LIGHT = LightEdit(azimuth_deg=70, intensity=1.5, ambient=0.1)
 EYES, NOSE, MOUTH, FOREHEAD, CROWN = (159, 386), 4, 14, 151, 10  # landmarks
 
@@ -72,3 +74,18 @@ def test_mask_bounds_any_edit_at_any_size(editor, photo):
     middle = photo.shape[1] // 2
     assert np.array_equal(out[:, : middle - 10], photo[:, : middle - 10])
     assert not np.array_equal(out[:, middle + 10 :], photo[:, middle + 10 :])
+
+
+def test_labels_name_the_regions_of_a_face(face):
+    for size in (512, 64):
+        points = face.landmarks[:, :2] * (size / 512)
+        labels = region_labels(points, cv2.resize(face.mask, (size, size), interpolation=cv2.INTER_AREA))
+        for landmark, name in ((MOUTH, "features"), (EYES[0], "features"), (NOSE, "face"), (FOREHEAD, "face")):
+            x, y = points[landmark].astype(int)
+            assert labels[y, x] == LABELS[name]
+        assert labels[0, 0] == LABELS["background"]
+        x, y = points[CROWN].astype(int)
+        assert labels[int(y - 0.03 * size), x] == LABELS["person"], "hair"
+        row = labels[size // 2]
+        start = np.flatnonzero(row)[0]
+        assert row[start] == LABELS["rim"], "from the left the person begins with their edge"

@@ -1,5 +1,7 @@
 """Diffusion processes with their four predictions, and the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -160,6 +162,18 @@ def test_loss_repeats_with_generator_and_accepts_float16(tiny, example):
         ]
     assert losses[0] == losses[1] != losses[2]
     assert losses[0].dtype == torch.float32
+
+
+def test_gradient_follows_the_weights_of_the_loss(example):
+    process, weights = Process("flow"), torch.ones(2, 1, 8, 8)
+    weights[..., 4:] = 0.25
+    drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
+    gradients = []
+    for weighted in (example, replace(example, weights=weights)):
+        answer = torch.zeros(SHAPE, requires_grad=True)
+        row_losses(lambda *_, answer=answer, **__: answer, weighted, process, drawn).sum().backward()
+        gradients.append(answer.grad)
+    torch.testing.assert_close(gradients[1], gradients[0] * weights)
 
 
 def test_zero_dropout_drops_nothing(tiny, example):
