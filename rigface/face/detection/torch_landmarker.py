@@ -114,7 +114,7 @@ class TorchLandmarker:
         out = []
         for picture, rows, row_logits in zip(pictures, boxes, logits[..., 0]):
             scores = 1 / (1 + np.exp(-row_logits.astype(np.float64).clip(-100, 100)))
-            chosen = np.flatnonzero(scores >= least)
+            chosen = np.flatnonzero((scores >= least) & (rows[:, 2:4] > 0).all(1))  # a box has a size
             out.append(_in_px(_averaged(_decoded(rows[chosen], _ANCHORS[chosen]), scores[chosen], same), picture.shape))
         return out
 
