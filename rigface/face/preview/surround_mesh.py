@@ -32,6 +32,7 @@ class Ring:
 
 RINGS = (Ring(1.3, 0.03, 1.12, 0.4, 1.0, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, 0.5, (0.45, 0.95)))
 STILL = 2.2  # reach of the ring that stays
+INSIDE = 0.95  # of the still ring's reach, at most, for those that turn
 BORDER = 0.01  # of the crop's side, which the still ring keeps from its border
 
 
@@ -82,11 +83,26 @@ def surround_mesh(
         all_before.append(beside)
         all_after.append(after + (beside - before))
     still = _still(all_before[-1], rim_px, size)
+    all_after = [_within(after, still, rim_px) for after in all_after]
     all_before.append(still)
     all_after.append(still)
     normals.append(normals[-1][:1].expand(2, -1, -1))
     unit = torch.nn.functional.normalize(torch.cat(normals, 1), dim=-1)
     return SurroundMesh(np.concatenate(all_before), np.concatenate(all_after), unit, neck[:, 0].numpy())
+
+
+def _within(ring: np.ndarray, still: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """The ring, pulled inside the one that stays: beyond it, the preview would end in the middle of the picture."""
+    middle = rim[:, :2].mean(0)
+    (turn, reach), (still_turn, still_reach) = (_polar(points[:, :2] - middle) for points in (ring, still))
+    room = INSIDE * np.interp(turn, still_turn, still_reach, period=2 * np.pi)
+    pulled = ring.copy()
+    pulled[:, :2] = middle + (ring[:, :2] - middle) * np.minimum(1, room / reach)[:, None]
+    return pulled
+
+
+def _polar(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.arctan2(offsets[:, 1], offsets[:, 0]), np.linalg.norm(offsets, axis=1)
 
 
 def _beside(ring: np.ndarray, rim: np.ndarray, min_reach: float) -> np.ndarray:

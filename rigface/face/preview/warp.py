@@ -7,7 +7,8 @@ fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel looks up its posi
 
 * Inside the face a pixel reads the source where the same piece of skin was; skin the source did not show is read from
   the mirrored place on the other cheek. Eyes and mouth are openings of their own (`eye_mouth_openings.py`).
-* Around the face rings carry hair, ears and neck along (`surround_mesh.py`).
+* Around the face rings carry hair, ears and neck along (`surround_mesh.py`). Where the cheek of a turned head hides the
+  rim of the face, they begin at the outline of the cheek.
 * Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
   was hidden (`inpainting.py`). Without a mask the surroundings are bent along.
 * Light is multiplied by the ratio of the two shadings (`pixel_kernel.py`). A black-and-white or toned photograph is lit
@@ -49,6 +50,9 @@ TINT = 0.35  # log of the largest change of colour from place to place; a fitted
 # Cosine to the viewer at which a piece of skin counts as not seen, and as seen. Nearer to the outline the fit is off by
 # some pixels, and the background would show on the cheek. Hair, ears and neck are placed no better than that anyway.
 SEEN, HAIR_SEEN = (0.3, 0.6), (0.05, 0.35)
+HIDDEN = (0.1, -0.2)  # cosines to the viewer of the rim between which the cheek comes to hide it
+BESIDE, MAX_PUSH = 0.05, 0.4  # radians within which an outline is looked for; share of the radius it may be off
+BRIGHTENED = 2.0  # by at most so much is mirrored skin made as bright as its new side: a light is no surer than that
 SOFT_MASK = 0.003  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
@@ -91,9 +95,11 @@ class Previewer:
         vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
         eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
+        normals = vertex_normals(vertices, self._head.faces)
+        for p, facing in zip(points, normals[..., 2].numpy()):
+            p[mesh.rim, :2] = _unhidden(p[:, :2], facing, mesh.rim)
         straight_rim = self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, mesh.rim]
         around = surround_mesh(straight_rim, points[0, mesh.rim], both, size, skull)
-        normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror, SEEN)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
         drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
@@ -179,6 +185,20 @@ class _Mesh:
         return drawn, table
 
 
+def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """(R, 2) the rim of a face (V, 2), and where the cheek hides it, the outline of the cheek.
+
+    Hair and ears begin there in the picture. `facing` (V,) is the cosine to the viewer.
+    """
+    offsets = points - points[rim].mean(0)
+    reach, turn = np.linalg.norm(offsets, axis=1), np.arctan2(offsets[:, 1], offsets[:, 0])
+    apart = np.abs(np.angle(np.exp(1j * (turn[rim][:, None] - turn))))
+    outline = np.where(apart < BESIDE, reach, 0).max(1)
+    hidden = np.clip((HIDDEN[0] - facing[rim]) / (HIDDEN[0] - HIDDEN[1]), 0, 1)
+    further = np.clip(outline / reach[rim] - 1, 0, MAX_PUSH) * hidden
+    return np.asarray(points[rim] + offsets[rim] * further[:, None])
+
+
 def _twins(openings: list[Opening], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     """Mirror positions of each strip's vertices: one eye in the other, the mouth in itself."""
     right, left, mouth = (s[0] for s in strips)
@@ -229,7 +249,8 @@ def _ratios(shading: torch.Tensor, mirror: np.ndarray) -> tuple[np.ndarray, np.n
     floor = DARKEST * shading[0].mean(0).clamp_min(1e-4)  # one for both: if neither is above it, nothing changes
     before, after = torch.maximum(shading, floor)
     twin = before.clone()
-    twin[: len(mirror)] = before[torch.from_numpy(mirror)]
+    face = before[: len(mirror)]
+    twin[: len(mirror)] = torch.maximum(face[torch.from_numpy(mirror)], face / BRIGHTENED)
     return _tempered(after / before, before), _tempered(after / twin, before)
 
 

@@ -10,9 +10,13 @@ import torch
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import transfer
 from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
+from rigface.face.preview import warp
 from rigface.face.preview.inpainting import hole_of
+from rigface.face.preview.surround_mesh import surround_mesh
 from rigface.face.preview.warp import Previewer
+from rigface.face.rendering.renderer import vertex_normals
 from rigface.types import FaceParams
 
 
@@ -205,3 +209,30 @@ def outline(params: FaceParams, share: float) -> np.ndarray:
     points = points_of(params)[:, :2]
     hull, middle = cv2.convexHull(points.astype(np.float32)), points.mean(0)
     return (middle + (hull - middle) * share).astype(np.int32)
+
+
+def test_rings_begin_where_the_cheek_ends_that_hides_the_rim():
+    head, rim = OpenHead.load().head(1), warp._mesh(OpenHead.load()).rim
+
+    def beyond(turn: float, moved: bool) -> float:
+        """How far the face reaches over its rim, as a share of its radius."""
+        vertices = head.template @ to_matrix(torch.tensor([[0.0, turn, 0.0]]))[0].mT
+        points, facing = vertices[:, :2].numpy(), vertex_normals(vertices[None], head.faces)[0, :, 2].numpy()
+        ends = warp._unhidden(points, facing, rim) if moved else points[rim]
+        hull = cv2.convexHull(ends)
+        return max(-cv2.pointPolygonTest(hull, p.tolist(), True) for p in points) / np.ptp(ends, axis=0).max()
+
+    assert beyond(0.5, moved=False) > 0.05
+    assert beyond(0.5, moved=True) < 0.02
+    assert beyond(0.0, moved=True) == pytest.approx(beyond(0.0, moved=False), abs=0.005)
+
+
+@pytest.mark.parametrize("degrees", [-35, 35])
+def test_rings_stay_inside_the_one_that_stays(source, degrees):
+    head, rim = OpenHead.load().head(1), warp._mesh(OpenHead.load()).rim
+    both = warp._pair(edited(source, yaw_deg=degrees), edited(source, yaw_deg=0))
+    vertices = torch.as_tensor(head.template) @ to_matrix(both.head_rotation).mT
+    rim_px = to_crop_px(project(vertices, both.camera), 512)[0, rim].numpy()
+    outer, still = surround_mesh(head.template[rim], rim_px, both, 512).after.reshape(3, -1, 3)[1:, :, :2]
+    polygon = still.astype(np.float32)
+    assert min(cv2.pointPolygonTest(polygon, p.tolist(), True) for p in outer) > 0
