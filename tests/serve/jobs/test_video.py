@@ -139,7 +139,9 @@ def test_resumed_video_equals_uninterrupted_one(served_clips, finished, tmp_path
         for path in [*(job / "out").iterdir(), *(p for p in (job / "part").iterdir() if int(p.stem[:6]) >= pieces)]:
             path.unlink()
         record = json.loads((job / "job.json").read_text())
-        (job / "job.json").write_text(json.dumps({**record, "state": "running", "ended": 0, "rows": [], "finished": 0}))
+        (job / "job.json").write_text(
+            json.dumps({**record, "state": "running", "ended": 0, "rows": [], "finished": 0, "has_files": True})
+        )
         painted.clear()
         served = served_clips()
         served.get("/readyz")
