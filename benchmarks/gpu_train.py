@@ -79,10 +79,9 @@ def plan() -> None:
     print(f"{trained:,} numbers are trained; {each / GIB:.2f} GiB of activations an example")
     print("| GPUs | sharding | " + " | ".join(state) + " | bfloat16 copies | together | 80 GB take | 24 GB take |")
     print("|---" * (len(state) + 6) + "|")
-    for gpus, sharding in ((1, "ddp"), (8, "fsdp"), (64, "fsdp")):
-        shards = gpus if sharding == "fsdp" else 1
+    for gpus, sharding, shards in ((1, "ddp", 1), (8, "fsdp", 8), (64, "fsdp", 64), (64, "hsdp", 8)):
         sizes = [trained * size / shards / GIB for size in state.values()]
-        sizes.append(trained / GIB if sharding == "fsdp" else (one - each) / GIB)
+        sizes.append(trained / GIB if shards > 1 else (one - each) / GIB)
         rooms = [max(0, int((0.9 * gpu * 1e9 / GIB - sum(sizes)) / (each / GIB))) for gpu in (80, 24)]
         cells = " | ".join(f"{size:.1f}" for size in sizes)
         print(f"| {gpus} | {sharding} | {cells} | {sum(sizes):.1f} | {rooms[0]} | {rooms[1]} |")

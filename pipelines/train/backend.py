@@ -36,6 +36,7 @@ class Backend(Protocol):
 
     rank: int
     world: int
+    node: int  # workers on this one's node
 
     def device(self, gpu: bool) -> torch.device:
         """The device of this worker."""
@@ -53,7 +54,7 @@ class Backend(Protocol):
 class LocalBackend:
     """This process, without Ray. `keep` is the number of checkpoints kept, `check` that of the lock that is held."""
 
-    rank, world = 0, 1
+    rank, world, node = 0, 1, 1
 
     def device(self, gpu: bool) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
@@ -153,6 +154,7 @@ class RayBackend:
 
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.node = context.get_local_world_size()
         self._store, self._holder = Store(out), holder
 
     def device(self, gpu: bool) -> torch.device:

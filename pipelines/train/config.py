@@ -4,6 +4,7 @@
 under a field is its help. Nodes, images and quotas are in infra/.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,6 +13,8 @@ from tyro.conf import Suppress
 from rigface.errors import PlanError
 from rigface.model.model_config import PROMPT, RecipeName
 from rigface.ranges import in_range
+
+RATE, RATE_EXAMPLES = 1e-5, 16  # learning rate of `one_gpu` and its examples a step, which others are scaled from
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,12 @@ class TrainConfig:
     batch: int = 4  # Examples per micro-batch.
     micro_batches: int = 1
     """Micro-batches per step, shared by the workers: a step has batch x micro_batches examples for any number of
-    workers."""
+    workers. 0: one for each of the most workers that there may be."""
     optimizer: Literal["adamw", "adam8bit"] = "adamw"
     """adam8bit: AdamW with its two averages in 8 bits, 6 bytes less per trained number, for GPUs of 24 to 48 GB; needs
     the package bitsandbytes and CUDA."""
     learning_rate: float = 1e-5
+    """0: 1e-5 x sqrt(examples of a step / 16), the square-root rule of Adam (Malladi et al. 2022)."""
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 1e-2
@@ -129,8 +133,14 @@ class TrainConfig:
     gpu: bool = True
     cpus: float = 1.0  # Ray CPUs per worker.
     threads: int = 0  # CPU threads per worker; 0: torch's own choice.
-    sharding: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: every worker holds the whole model; fsdp: each holds a share (FSDP2)."""
+    sharding: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """ddp: every worker holds the whole model; fsdp: all share one (FSDP2); hsdp: the workers of a node share one, so
+    that weights travel inside nodes only, and between them gradients alone."""
+    shard_workers: int = 0
+    """For hsdp: workers that share one model; 0: those of a node. Where nodes differ, or this does not divide the
+    workers, all share one."""
+    reduce_format: Literal["float32", "bfloat16"] = "float32"
+    """Of gradients as they are averaged between workers; bfloat16 halves the traffic, and rounds."""
     number_format: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of the networks' arithmetic; weights, optimizer and loss stay float32. auto: bfloat16 if the device has hardware
     for it."""
@@ -158,27 +168,48 @@ class TrainConfig:
         return self.examples, *self.more_examples
 
     def __post_init__(self) -> None:
-        in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "token_rows", "shuffle_window")
+        in_range(self, "[1, inf)", "steps", "batch", "lora_rank", "token_rows", "shuffle_window")
         in_range(self, "[1, inf)", "log_every")
         in_range(self, "[1, inf)", "checkpoint_every", "validate_every")
         in_range(self, "[2, inf)", "keep_checkpoints")
-        in_range(self, "[0, inf)", "noise_offset")
+        in_range(self, "[0, inf)", "noise_offset", "micro_batches", "learning_rate", "shard_workers")
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
         in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
         in_range(self, "[0, inf)", "max_failures", "stop_after_s")
-        in_range(self, "(0, inf)", "weights", "learning_rate", "max_grad_norm")
+        in_range(self, "(0, inf)", "weights", "max_grad_norm")
         in_range(self, "[0, 1]", "start_step_fraction", "condition_dropout")
         in_range(self, "[0, 1)", "ema_decay")
         in_range(self, "(0, 1]", "output_scale")
         in_range(self, "[0, 4294967296)", "seed")  # the generators' seeds are products of it with 64 bits
-        if max(self.workers, self.max_workers) > self.micro_batches:
+        if 0 < self.micro_batches < self.most_workers:
             raise PlanError(
-                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro-batches: some would "
-                "be idle; "
-                "set micro_batches to a multiple of the workers"
+                f"{self.most_workers} workers share {self.micro_batches} micro-batches: some would be idle; "
+                "set micro_batches to a multiple of the workers, or to 0 for one each"
             )
-        if self.sharding == "fsdp" and not self.workers:
-            raise PlanError("sharding fsdp needs workers: set workers to 1 or more")
+        if self.sharding != "ddp" and not self.workers:
+            raise PlanError(f"sharding {self.sharding} needs workers: set workers to 1 or more")
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there may be; 1 in this process."""
+        return max(self.workers, self.max_workers, 1)
+
+    def scaled(self) -> "TrainConfig":
+        """With the numbers that are left to the number of workers."""
+        micro_batches = self.micro_batches or self.most_workers
+        rate = self.learning_rate or RATE * math.sqrt(self.batch * micro_batches / RATE_EXAMPLES)
+        return replace(self, micro_batches=micro_batches, learning_rate=rate)
+
+    def scale(self) -> str:
+        """Batch, learning rate and workers in words."""
+        c = self.scaled()
+        share = f"{c.shard_workers} share one model" if c.shard_workers else "those of a node share one model"
+        shares = {"ddp": "each holds the model", "fsdp": "all share one model", "hsdp": share}
+        count = f"{c.workers} to {c.max_workers}" if c.max_workers > c.workers else c.workers
+        return (
+            f"{c.micro_batches} x {c.batch} = {c.micro_batches * c.batch} examples a step, learning rate "
+            f"{c.learning_rate:.3g}, " + (f"{count} workers, {shares[c.sharding]}" if c.workers else "in this process")
+        )
 
 
 def debug() -> TrainConfig:
@@ -215,8 +246,11 @@ def eight_gpus() -> TrainConfig:
 
 
 def cluster() -> TrainConfig:
-    """Several nodes: 8 to 32 GPUs, elastic; the batch stays the same."""
-    return replace(eight_gpus(), max_workers=32, micro_batches=32, address="auto", max_failures=20)
+    """Several nodes: 8 to 32 GPUs, elastic, or `--workers 64`; batch and learning rate follow the most there may be."""
+    return replace(
+        eight_gpus(), max_workers=32, micro_batches=0, learning_rate=0.0, sharding="hsdp", address="auto",
+        max_failures=20,
+    )  # fmt: skip
 
 
 PRESETS = {preset.__name__: preset for preset in (debug, mini_cpu, one_gpu, eight_gpus, cluster)}

@@ -46,11 +46,13 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         OutputBusy: another run writes to this output.
         JobBroken: workers died more often than `max_failures` allows.
     """
+    config = config.scaled()
     store, sources = Store(config.out), [Store(folder) for folder in config.folders]
     if config.weights and len(config.weights) != len(sources):
         raise PlanError(f"--weights: want one per folder of examples, {len(sources)}, got {len(config.weights)}")
     if config.more_examples:
         check_alike(sources)
+    say(config.scale())
     with lock.hold(store) as check:
         _claim(store, config)
         for source in (source for source in sources if not source.exists(INDEX)):
@@ -71,10 +73,13 @@ def _claim(store: Store, config: TrainConfig) -> None:
     examples = examples_hash(*map(Store, config.folders))
     before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
     default = json.loads(json.dumps(asdict(TrainConfig())))  # a run from before there was a setting had that
-    changed = [n for n in FIXED if before["config"].get(n, default[n]) != settings[n]]
+    own = {n: before["config"].get(n, default[n]) for n in FIXED}
+    changed = [n for n in FIXED if own[n] != settings[n]]
     if changed:
+        values = f" ({own[changed[0]]})" if len(changed) == 1 else ""
         raise PlanError(
-            f"{store.uri} began with other {', '.join(changed)}: its checkpoints do not fit these. Choose another OUT"
+            f"{store.uri} began with other {', '.join(changed)}{values}: its checkpoints do not fit these. Choose "
+            "another OUT"
         )
     if before.get("examples", examples) != examples:
         raise PlanError(
@@ -108,8 +113,7 @@ def _work(config: TrainConfig, holder: str) -> JobBroken | None:
 
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
-    max_workers = config.max_workers or config.workers
-    workers = config.workers if max_workers == config.workers else (config.workers, max_workers)
+    workers = config.workers if config.max_workers <= config.workers else (config.workers, config.max_workers)
     cpus = config.workers * (config.cpus + 0.5) + 1  # the loop's readers, and the trainer itself
     with connected(config.address, cpus):
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError

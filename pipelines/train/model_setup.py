@@ -5,7 +5,7 @@ Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss ca
 * no wrapping: one worker.
 * DDP: every worker holds everything, gradients are averaged.
 * FSDP2 (`fully_shard`): every block of both networks is sharded on its own, so that one block's weights are whole at a
-  time.
+  time; over all workers, or over those of a node, with a copy on each node (HSDP).
 """
 
 import math
@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.examples.layout import autoencoder_place
+from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import IDENTITY_WIDTH, ExampleSpec, LatentSpec
@@ -176,25 +178,40 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
         raise PlanError(f"the examples do not fit the model: they have {'; '.join(problems)}")
 
 
-def wrap(model: ConditionedModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
+def wrap(model: ConditionedModel, config: TrainConfig, backend: Backend, device: torch.device) -> nn.Module:
     """The module that the loss calls. FSDP changes the model in place."""
-    if config.sharding == "fsdp":
-        return _sharded(model, config, world, device)
-    if world == 1:
+    if config.sharding != "ddp":
+        return _sharded(model, config, mesh_of(config, backend, device), device)
+    if backend.world == 1:
         return model
-    return DistributedDataParallel(
+    wrapped = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" and device.index is not None else None,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
+    if config.reduce_format == "bfloat16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
-def _sharded(model: ConditionedModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
-    mesh = init_device_mesh(device.type, (world,))
+def mesh_of(config: TrainConfig, backend: Backend, device: torch.device) -> DeviceMesh:
+    """(workers,), or for HSDP (copies of the model, workers that share one); ranks of a node follow each other."""
+    if config.sharding == "fsdp" or backend.world == 1:
+        return init_device_mesh(device.type, (backend.world,))
+    nodes = [0] * backend.world
+    torch.distributed.all_gather_object(nodes, config.shard_workers or backend.node)
+    share = nodes[0] if len(set(nodes)) == 1 and backend.world % nodes[0] == 0 else backend.world
+    names = ("copies", "shares")
+    return init_device_mesh(device.type, (backend.world // share, share), mesh_dim_names=names)
+
+
+def _sharded(model: ConditionedModel, config: TrainConfig, mesh: DeviceMesh, device: torch.device) -> nn.Module:
     half = autocast_dtype(config.number_format, device)
     policy = MixedPrecisionPolicy(
-        param_dtype=half or torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=half is not None
+        param_dtype=half or torch.float32,
+        reduce_dtype=getattr(torch, config.reduce_format),
+        cast_forward_inputs=half is not None,
     )
     for each in model.networks:
         for name in ("down_blocks", "mid_block", "up_blocks"):

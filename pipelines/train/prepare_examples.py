@@ -30,7 +30,7 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
     is_scratch = config.start == "scratch"
     model = ModelConfig(size=128, render_style="texture") if is_scratch else config_of(config.start)
     pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
-    count = min(MAX_PAIRS, max(MIN_PAIRS, 2 * config.steps * config.batch * config.micro_batches))
+    count = min(MAX_PAIRS, max(MIN_PAIRS, 2 * config.steps * config.batch * config.scaled().micro_batches))
     few_people = people_in(given) < MIN_PEOPLE
     if few_people:
         say(f"fewer than {MIN_PEOPLE} people: all are used for training, none for validation")

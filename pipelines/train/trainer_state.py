@@ -53,7 +53,7 @@ class TrainerState:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
         self.loaded.vae.to(device)  # type: ignore[arg-type]
-        self.wrapped = model_setup.wrap(self.inner, config, backend.world, device)
+        self.wrapped = model_setup.wrap(self.inner, config, backend, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
         self.optimizer = _optimizer(config, learning, device)
         self.average = Average(self.inner, config.ema_decay)
@@ -100,7 +100,7 @@ class TrainerState:
 
     def autocast(self) -> AbstractContextManager:
         """The config's number format; with FSDP it is part of the sharding."""
-        if self.config.sharding == "fsdp":
+        if self.config.sharding != "ddp":
             return contextlib.nullcontext()
         return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
 
@@ -110,7 +110,7 @@ def _optimizer(config: TrainConfig, learning: list[nn.Parameter], device: torch.
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.99)}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(learning, fused=device.type == "cuda", **shared)
-    if device.type != "cuda" or config.sharding == "fsdp":
+    if device.type != "cuda" or config.sharding != "ddp":
         raise PlanError("optimizer adam8bit computes on CUDA, on whole weights: use --gpu and --sharding ddp, or adamw")
     try:
         bitsandbytes: Any = import_module("bitsandbytes")  # no dependency of ours: its wheels are for CUDA

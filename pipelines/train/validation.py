@@ -156,7 +156,7 @@ def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:
     pictures = []
     vae, process = state.loaded.vae, state.loaded.config.process
 
-    sharded = state.config.sharding == "fsdp"  # weights are whole only inside forward: no tokens ahead of it
+    sharded = state.config.sharding != "ddp"  # weights are whole only inside forward: no tokens ahead of it
     count = len(example.target)
     for first in range(0, count, BATCH):
         rows = range(first, min(first + BATCH, count))

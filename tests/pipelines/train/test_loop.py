@@ -481,6 +481,8 @@ def test_presets_are_complete_and_serialisable():
         json.dumps(asdict(config))
     with pytest.raises(PlanError, match="idle"):
         replace(debug(), workers=3, micro_batches=2)
+    scale = "64 x 8 = 512 examples a step, learning rate 5.66e-05, 64 workers, those of a node share one model"
+    assert replace(PRESETS["cluster"](), workers=64).scale() == scale
 
 
 def test_latent_spec_is_read_back(place):
