@@ -1,6 +1,6 @@
 """Initial model of a training run, and its wrapping for several workers.
 
-Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss calls.
+Path: config -> `load` -> a whole model -> `arrange` -> `wrap` -> the module that the loss calls.
 
 * no wrapping: one worker.
 * DDP: every worker holds everything, gradients are averaged.
@@ -9,12 +9,15 @@ Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss ca
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -34,6 +37,9 @@ from rigface.model.recipes.protocol import Checkpoint, ConditionedModel, RecipeO
 from rigface.model.stable_diffusion import load_vae
 from rigface.model.unets import build, network
 from rigface.profile import FaceProfile
+
+COMPILED = (BasicTransformerBlock, ResnetBlock2D)  # what networks of UNet blocks repeat
+MAX_COMPILED = 256  # variants: blocks that differ in shape or name, in training and validation; torch's own 8 are few
 
 
 def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
@@ -193,6 +199,39 @@ def wrap(model: ConditionedModel, config: TrainConfig, backend: Backend, device:
     if config.reduce_format == "bfloat16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped
+
+
+def arrange(model: ConditionedModel, config: TrainConfig) -> None:
+    """Compile the blocks and lay out their numbers as the config says, before the model is wrapped."""
+    if config.compile:
+        compile_blocks(model)
+    if config.channels_last and config.sharding == "ddp":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif config.channels_last:  # FSDP takes contiguous weights alone
+        for _, convolution in _inside(model, (nn.Conv2d,)):
+            convolution.register_forward_pre_hook(_with_channels_last)
+
+
+def compile_blocks(model: ConditionedModel, backend: str = "inductor") -> list[str]:
+    """Compile each block of `COMPILED`, and return their names.
+
+    They lie inside what FSDP shards, so that its hooks stay outside of compiled code.
+    """
+    chosen = list(_inside(model, COMPILED))
+    for _, block in chosen:
+        block.compile(backend=backend, dynamic=False, recompile_limit=MAX_COMPILED)
+    return [name for name, _ in chosen]
+
+
+def _inside(model: ConditionedModel, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules of some kinds in the networks, with their names."""
+    networks = {id(each) for each in model.networks}
+    roots = [(name, each) for name, each in model.named_modules() if id(each) in networks]
+    return ((f"{root}.{name}", m) for root, each in roots for name, m in each.named_modules() if isinstance(m, kinds))
+
+
+def _with_channels_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
 
 
 def mesh_of(config: TrainConfig, backend: Backend, device: torch.device) -> DeviceMesh:

@@ -53,14 +53,12 @@ class TrainerState:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
         self.loaded.vae.to(device)  # type: ignore[arg-type]
+        model_setup.arrange(self.inner, config)
         self.wrapped = model_setup.wrap(self.inner, config, backend, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
         self.optimizer = _optimizer(config, learning, device)
         self.average = Average(self.inner, config.ema_decay)
         self.step = 0
-        if config.compile:
-            for network in self.inner.networks:
-                network.compile()
 
     def memory_mb(self) -> float:
         """Peak of the GPU's memory; on a CPU what is computed: weights, gradients, optimizer and average."""
@@ -96,7 +94,7 @@ class TrainerState:
             )
             if self.device.type == "cpu":  # where offloading gives the live weights, which are swapped back
                 whole = {name: tensor.clone() for name, tensor in whole.items()}
-        return whole
+        return {name: tensor.contiguous() for name, tensor in whole.items()}  # as files want them
 
     def autocast(self) -> AbstractContextManager:
         """The config's number format; with FSDP it is part of the sharding."""

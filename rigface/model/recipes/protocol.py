@@ -42,7 +42,7 @@ class ConditionedModel(nn.Module, ABC):
     @property
     @abstractmethod
     def networks(self) -> list[nn.Module]:
-        """Its networks of UNet blocks: what is sharded block by block and compiled."""
+        """Its networks of UNet blocks: what is sharded and compiled block by block."""
 
     @property
     def device(self) -> torch.device:

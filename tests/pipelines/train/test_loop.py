@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from pipelines.examples import held_out
 from pipelines.examples.config import EncodeConfig
@@ -31,7 +32,10 @@ from pipelines.train.validation import Validation
 from rigface.errors import JobBroken, PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint
+from rigface.model.diffusion import Draw, row_losses
 from rigface.model.ema import Average
+from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.model_config import Process
 from rigface.storage.store import Store
 from rigface.storage.versions import POINTER, newest_version
 from rigface.testing import fake_examples, toy_start
@@ -472,6 +476,41 @@ def test_any_start_takes_any_process_and_samples_by_a_scheduler_for_it(clip_fold
         starts.load(replace(config, zero_terminal_snr=True), textured)
     with pytest.raises(PlanError, match="pair --style texture"):
         starts.load(replace(config, process="bridge"), fake_examples.spec())
+
+
+def test_compiled_blocks_and_channels_last_give_the_same_loss_and_gradient():
+    random = torch.Generator().manual_seed(0)
+    noisy, background, render, reference, target = (torch.randn(1, 4, 16, 16, generator=random) for _ in range(5))
+
+    def computed(model):
+        conditions = LatentConditions(background, render, torch.ones(1, model.expression_size), reference=reference)
+        drawn = Draw(torch.tensor([500]), noisy, torch.zeros(1, 3, dtype=torch.bool))
+        loss = row_losses(model, LatentExample(conditions, target), Process(kind="flow"), drawn).mean()
+        loss.backward()
+        gradient = model.denoiser.conv_in.weight.grad
+        return loss.item(), gradient.norm().item(), gradient.stride()
+
+    def arranged(**settings):
+        model = toy_start.shallow(kind="bridge").model.train()
+        starts.arrange(model, replace(debug(), **settings))
+        return model
+
+    plain = computed(arranged())
+    compiled = arranged()
+    names = starts.compile_blocks(compiled, "eager")
+    assert [name.split(".")[0] for name in names] == ["identity"] * 2 + ["denoiser"] * 2
+    counters.clear()
+    assert computed(compiled)[:2] == pytest.approx(plain[:2])
+    assert counters["stats"]["unique_graphs"] == 3, "blocks of one shape share their code"
+    assert not counters["graph_break"]
+    laid_out = computed(arranged(channels_last=True))
+    assert laid_out[:2] == pytest.approx(plain[:2], rel=1e-5)
+    assert laid_out[2] != plain[2]
+    seen = []
+    hooked = arranged(channels_last=True, sharding="fsdp", workers=1)
+    hooked.denoiser.conv_in.register_forward_hook(lambda _, args, __: seen.append(args[0].stride()))
+    assert computed(hooked)[:2] == pytest.approx(plain[:2], rel=1e-5)  # with weights as they were
+    assert seen[0][1] == 1, "channels are not last"
 
 
 def test_presets_are_complete_and_serialisable():
