@@ -35,7 +35,7 @@ from rigface.examples import (
     regions_of,
 )
 from rigface.model.checkpoint import Checkpoint
-from rigface.model.latents import LatentConditions, LatentExample, encode_example
+from rigface.model.latents import LatentConditions, LatentExample, decoded_hint, encode_example
 from rigface.model.text import TextEncoder
 from rigface.types import REGION_LABELS
 
@@ -119,7 +119,7 @@ class Batches:
             if config.augment:
                 example, regions = augmented(example, (config.seed, step, micro_batch), regions)
             with torch.inference_mode():
-                latents = encode_example(self._state.loaded.vae, example)
+                latents = encode_example(self._state.loaded.vae, example, self._state.loaded.model.reads_pixels)
             latents = latents.map(lambda t: t.half().float().clone())  # as precise as stored latents
             if regions is None:
                 return latents
@@ -136,7 +136,10 @@ class Batches:
         if self._weights is not None:
             cells = numbers_of(table, f"{REGIONS}_latents")
             weights = self._weighted(cells.reshape(-1, *shape[1:]))
-        return LatentExample(LatentConditions(background, render, code, reference=reference), target, weights)
+        reads_pixels, vae = self._state.loaded.model.reads_pixels, self._state.loaded.vae
+        hint = decoded_hint(vae, background, render) if reads_pixels else None
+        conditions = LatentConditions(background, render, code, reference=reference, hint=hint)
+        return LatentExample(conditions, target, weights)
 
     def _weighted(self, cells: np.ndarray) -> Tensor:
         """(B, 1, h, w) weights of cells (B, h, w) with numbers of regions, 1 on average over each example."""

@@ -140,7 +140,8 @@ def losses_by_level(state: TrainerState, example: Example, config: TrainConfig) 
     count = len(example.target)
     for first in range(0, count, BATCH):
         rows = slice(first, min(first + BATCH, count))
-        latents = encode_example(vae, Example(example.conditions.map(itemgetter(rows)), example.target[rows]))
+        part = Example(example.conditions.map(itemgetter(rows)), example.target[rows])
+        latents = encode_example(vae, part, state.loaded.model.reads_pixels)
         noise, _ = seeded([seed + k for k in range(rows.start, rows.stop)], tuple(latents.target.shape[1:]))
         for level in total:
             times = torch.full((len(noise),), round(level * process.train_timesteps), device=state.device)
@@ -160,7 +161,8 @@ def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:
     count = len(example.target)
     for first in range(0, count, BATCH):
         rows = range(first, min(first + BATCH, count))
-        conditions = encode_conditions(vae, example.conditions.map(itemgetter(slice(rows.start, rows.stop))))
+        part = example.conditions.map(itemgetter(slice(rows.start, rows.stop)))
+        conditions = encode_conditions(vae, part, hints=state.loaded.model.reads_pixels)
         reference: Any = conditions.reference
 
         def predict(*args: Any, reference: torch.Tensor | None = reference, **kwargs: Any) -> torch.Tensor:

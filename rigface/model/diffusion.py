@@ -181,7 +181,8 @@ def predict(model: Predict, example: LatentExample, process: Process, drawn: Dra
     begin = start(process, c, drawn.noise)
     noisy = mix(process, example.target.float(), begin, drawn.timestep)
     conditions = c.background, c.render, c.expression_code
-    answer = model(noisy, drawn.timestep, *conditions, text=c.text, reference=c.reference, drop=drawn.drop)
+    more = {} if c.hint is None else {"hint": c.hint}
+    answer = model(noisy, drawn.timestep, *conditions, text=c.text, reference=c.reference, drop=drawn.drop, **more)
     return noisy, begin, answer.float()
 
 

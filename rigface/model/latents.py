@@ -36,6 +36,7 @@ class LatentConditions:
     expression_code: Tensor  # (B, E)
     reference: Tensor | None = None  # (B, 4, h, w) unscaled, or (B, V) identity vectors; None if there are tokens
     text: Tensor | None = None  # (B, L, D) prompt embedding, or None for the model's default
+    hint: Tensor | None = None  # (B, 6, H, W) in [0, 1]: render and background as pictures, for models that read pixels
 
     @property
     def batch(self) -> int:
@@ -112,22 +113,41 @@ def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = N
     return pictures - decode(vae, latents * vae.config["scaling_factor"])
 
 
-def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
-    """Encode the pictures (B, S, S, 3) uint8 of a batch of conditions in one run, with or without the reference."""
+def encode_conditions(
+    vae: AutoencoderKL, conditions: Conditions, reference: bool = True, hints: bool = False
+) -> LatentConditions:
+    """Encode the pictures (B, S, S, 3) uint8 of a batch of conditions in one run, with or without the reference.
+
+    With `hints` the hint is theirs, for models that read pixels.
+    """
     names = ("background", "render", "reference")[: 3 if reference else 2]
     latents = _encode_uint8(vae, [getattr(conditions, name) for name in names])
     code = torch.as_tensor(conditions.expression_code, dtype=torch.float32, device=vae.device)
-    encoded = LatentConditions(**dict(zip(names, latents)), expression_code=code)
+    hint = _hint(vae, conditions) if hints else None
+    encoded = LatentConditions(**dict(zip(names, latents)), expression_code=code, hint=hint)
     return replace(encoded, reference=_person(vae, conditions, encoded.reference)) if reference else encoded
 
 
-def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
-    """Encode a batch of examples, as they are stored and trained on."""
+def encode_example(vae: AutoencoderKL, example: Example, hints: bool = False) -> LatentExample:
+    """Encode a batch of examples, as they are stored and trained on; `hints` as for `encode_conditions`."""
     c = example.conditions
     background, render, reference, target = _encode_uint8(vae, [c.background, c.render, c.reference, example.target])
     code = torch.as_tensor(c.expression_code, dtype=torch.float32, device=vae.device)
-    conditions = LatentConditions(background, render, code, reference=_person(vae, c, reference))
+    hint = _hint(vae, c) if hints else None
+    conditions = LatentConditions(background, render, code, reference=_person(vae, c, reference), hint=hint)
     return LatentExample(conditions, target * vae.config["scaling_factor"])
+
+
+def _hint(vae: AutoencoderKL, conditions: Conditions) -> Tensor:
+    pictures = [to_tensor(picture) for picture in (conditions.render, conditions.background)]
+    return torch.cat(pictures, dim=-3).to(vae.device)
+
+
+@torch.no_grad()
+def decoded_hint(vae: AutoencoderKL, background: Tensor, render: Tensor) -> Tensor:
+    """The hint (B, 6, H, W) of stored latents (B, 4, h, w), unscaled: their pictures as the autoencoder knows them."""
+    pictures = [decode(vae, latents.to(vae.dtype) * vae.config["scaling_factor"]) for latents in (render, background)]
+    return torch.cat(pictures, dim=1).clamp(0, 1).float()
 
 
 def _person(vae: AutoencoderKL, conditions: Conditions, reference: Tensor | None) -> Tensor | None:

@@ -196,7 +196,7 @@ class SamplingState:
         self._text_scale, self._masks = guidance.text, [mask for _, mask in regions]
         rows = 1 + len(self._terms) + len(regions)
         self.conditions = LatentConditions(
-            conditions.background, conditions.render, conditions.expression_code, text=conditions.text
+            conditions.background, conditions.render, conditions.expression_code, None, conditions.text, conditions.hint
         ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
         if regions and self.conditions.text is not None:
             own = self.conditions.text[: -len(regions) * self._batch]
@@ -326,6 +326,7 @@ class SamplingBatch:
                 text=conditions.text,
                 reference_tokens=reference_tokens,
                 drop=drop,
+                **({} if conditions.hint is None else {"hint": conditions.hint}),
             ),
             [state.rows for state in self.states],
         )

@@ -88,6 +88,7 @@ class RigFaceModel(ConditionedModel):
         reference: Tensor | None = None,
         reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> Tensor:
         """As `ConditionedModel.forward`; a `reference` runs the identity network."""
         text = self._text(text, latents)

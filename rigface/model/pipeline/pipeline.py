@@ -262,7 +262,9 @@ class RigFacePipeline(DiffusionPipeline):
         background_rows, render_rows, codes, text = (
             as_rows(t.to(self.device), batch) for t in (*latents[:2], code, self._text(prompt, prompt_embeds))
         )
-        conditions = LatentConditions(background_rows, render_rows, codes, text=text)
+        hint = torch.cat([as_rows(pictures[k], batch) for k in (1, 0)], dim=1) if self.model.reads_pixels else None
+        hint = None if hint is None else hint.to(self.device)
+        conditions = LatentConditions(background_rows, render_rows, codes, text=text, hint=hint)
         start, generators = drawn(seed, generator, batch, tuple(conditions.background.shape[1:]))
         state = SamplingState(
             self.model_config.process,

@@ -6,9 +6,9 @@ is added.
     unet/             the denoiser, as Stable Diffusion has it
     and beside it     what the recipe adds, in the format of its own users
 
-The conditions are latents, as the loss and the samplers hold them, and not pixels: training reads latents alone, and
-every recipe sees the same numbers, so that a comparison is of the way of tuning and not of an encoder of pictures.
-ControlNets and adapters for pixels therefore do not fit, and are refused.
+ControlNets and T2I-Adapters read a *hint* of pixels, render and background, as the public ones read edges or poses: a
+public file begins a training in the place of a new one (`for_more_channels`). Models of before, whose hint is latents,
+still load.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class PlainInputs(NamedTuple):
     background: Tensor  # (B, 4, h, w)
     render: Tensor  # (B, 4, h, w)
     person: Tensor | None  # (B, 1, V) identity vectors, V = 0 for models that read none; None: nobody
+    hint: Tensor | None  # (B, 6, H, W) in [0, 1]; None for models that read no pixels
 
 
 class PlainModel(ConditionedModel):
@@ -91,6 +92,7 @@ class PlainModel(ConditionedModel):
         reference: Tensor | None = None,
         reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> Tensor:
         """As `ConditionedModel.forward`; what a recipe does not read changes nothing."""
         text = self._text(text, latents)
@@ -100,9 +102,13 @@ class PlainModel(ConditionedModel):
         if drop is not None:
             unknown, attributes, silent = (column[:, None, None] for column in drop.unbind(1))
             render = torch.where(attributes[..., None], 0.0, render)
+            if hint is not None:
+                hint = torch.cat([torch.where(attributes[..., None], 0.0, hint[:, :3]), hint[:, 3:]], dim=1)
             person = None if person is None else torch.where(unknown, 0.0, person)
             text = torch.where(silent, self.no_text.to(text), text)
-        added = self._added(PlainInputs(latents, timestep, text, background, render, person))
+        if self.reads_pixels and hint is None:
+            raise ValueError("hint: this model reads render and background as pictures, (B, 6, H, W) in [0, 1]")
+        added = self._added(PlainInputs(latents, timestep, text, background, render, person, hint))
         result: Tensor = self.denoiser(latents, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
         return result
 
@@ -186,13 +192,34 @@ def plain_denoiser(model: ConditionedModel) -> UNet2DConditionModel:
     return plain
 
 
-def read_network(kind: Any, folder: Path) -> Any:
-    """A diffusers network from its folder, on the CPU in float32; raises as `weights.read_weights`."""
+def read_network(kind: Any, folder: Path, channels: dict[str, tuple[str, int, int]] | None = None) -> Any:
+    """A diffusers network from its folder, on the CPU in float32; raises as `weights.read_weights`.
+
+    With `channels`, a field of its config -> (first convolution, channels wanted, pixels folded into each), the network
+    is widened to more channels of its hint, see `for_more_channels`.
+    """
     config = {name: value for name, value in read_json(folder / "config.json").items() if not name.startswith("_")}
+    weights = read_weights(folder)
+    for field, (layer, wanted, folded) in (channels or {}).items():
+        if layer in weights and weights[layer].shape[1] < wanted * folded:
+            weights[layer] = for_more_channels(weights[layer], wanted, folded)
+            config[field] = wanted
     try:
         with torch.device("meta"):
             network = kind(**config)
     except (TypeError, ValueError) as error:
         raise BadCheckpoint(f"{folder}/config.json is no config of {kind.__name__}: {error}") from error
-    fill(network, read_weights(folder), str(folder))
+    fill(network, weights, str(folder))
     return network
+
+
+def for_more_channels(weight: Tensor, wanted: int, folded: int = 1) -> Tensor:
+    """Weights (C, n * folded, 3, 3) of a convolution on a hint of n channels for one of `wanted`, the first its own.
+
+    What is added is ignored at first. A hint of one channel, such as a sketch, is the mean of the first three.
+    """
+    given = weight.shape[1] // folded
+    if given == 1 and wanted >= 3:
+        weight, given = weight.repeat(1, 3, 1, 1) / 3, 3
+    missing = weight.new_zeros(len(weight), max(0, wanted - given) * folded, *weight.shape[2:])
+    return torch.cat([weight, missing], dim=1)

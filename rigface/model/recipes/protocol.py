@@ -56,6 +56,11 @@ class ConditionedModel(nn.Module, ABC):
         return result
 
     @property
+    def reads_pixels(self) -> bool:
+        """True if it reads a `hint`."""
+        return False
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
         return int(self.denoiser.config["out_channels"])
@@ -89,6 +94,7 @@ class ConditionedModel(nn.Module, ABC):
         reference: Tensor | None = None,
         reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
+        hint: Tensor | None = None,
     ) -> Tensor:
         """Prediction of the denoiser, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
 
@@ -102,6 +108,7 @@ class ConditionedModel(nn.Module, ABC):
                 checkpoint's config names a network (`ModelConfig.identity`). Training.
             reference_tokens: from `encode_reference`, instead. Sampling. Without both there is no person.
             drop: (B, 3) bool, conditions dropped in each row, in the order of `unets.DROPPABLE`.
+            hint: (B, 6, H, W) in [0, 1], render and background as pictures, where the model `reads_pixels`.
         """
 
     def _text(self, text: Tensor | None, like: Tensor) -> Tensor:

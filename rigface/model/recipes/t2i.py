@@ -1,9 +1,9 @@
 """A T2I-Adapter (Mou et al. 2023, arXiv 2302.08453) beside a frozen denoiser: render and background as hint.
 
-    t2iadapter/     diffusers' `T2IAdapter`, with in_channels=8 and downscale_factor=1: render and background latents
+    t2iadapter/     diffusers' `T2IAdapter`, with in_channels=6: render and background as pictures
 
-It is small and does not see the noisy latents, so its features are those of the hint alone. The hint is latents; see
-`plain.py`.
+It is small and does not see the noisy latents, so its features are those of the hint alone. The hint is pixels, as that
+of public adapters: one of them, of three channels or a sketch's one, begins a training; see `plain.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint
+from rigface.model.latents import shrinkage
 from rigface.model.recipes.plain import PlainAdapterRecipe, PlainInputs, PlainModel, read_network
 from rigface.model.recipes.protocol import Checkpoint, RecipeOptions
 from rigface.model.text import TextEncoder
 from rigface.model.weights import write_network
 
 FOLDER = "t2iadapter"
+CHANNELS = 6  # render and background
+_FIRST = "adapter.conv_in.weight"
 
 
 class AdaptedModel(PlainModel):
@@ -33,10 +36,13 @@ class AdaptedModel(PlainModel):
         super().__init__(plain.denoiser, plain.default_text, plain.expression_size)
         self.adapter = adapter
 
+    @property
+    def reads_pixels(self) -> bool:
+        return bool(self.adapter.config["downscale_factor"] > 1)  # a hint of latents was not shrunk
+
     def _added(self, inputs: PlainInputs) -> dict[str, Any]:
-        return {
-            "down_intrablock_additional_residuals": self.adapter(torch.cat([inputs.render, inputs.background], dim=1))
-        }
+        hint = torch.cat([inputs.render, inputs.background], dim=1) if inputs.hint is None else inputs.hint
+        return {"down_intrablock_additional_residuals": self.adapter(hint)}
 
 
 class T2IRecipe(PlainAdapterRecipe):
@@ -44,29 +50,33 @@ class T2IRecipe(PlainAdapterRecipe):
 
     def added_to(self, denoiser: UNet2DConditionModel, start: Checkpoint, options: RecipeOptions) -> PlainModel:
         plain = PlainModel(denoiser, start.model.default_text, start.model.expression_size)
-        channels = 2 * plain.latent_channels
+        factor, widths = shrinkage(start.vae), list(denoiser.config["block_out_channels"])
         if options.weights is not None:
-            return AdaptedModel(plain, read_adapter(options.weights, channels))
-        widths, depth = list(denoiser.config["block_out_channels"]), denoiser.config["layers_per_block"]
-        adapter = T2IAdapter(in_channels=channels, channels=widths, num_res_blocks=depth, downscale_factor=1)
+            return AdaptedModel(plain, read_adapter(options.weights, factor, widths))
+        depth = denoiser.config["layers_per_block"]
+        adapter = T2IAdapter(in_channels=CHANNELS, channels=widths, num_res_blocks=depth, downscale_factor=factor)
         return AdaptedModel(plain, adapter)
 
     def restored(self, folder: Path, plain: PlainModel, encoder: TextEncoder | None) -> PlainModel:
-        return AdaptedModel(plain, read_adapter(folder / FOLDER, 2 * plain.latent_channels))
+        return AdaptedModel(plain, read_network(T2IAdapter, folder / FOLDER))
 
     def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
         write_network(folder / FOLDER, checkpoint.model.adapter, state, "adapter.")
 
 
-def read_adapter(folder: Path, channels: int) -> T2IAdapter:
-    """A T2I-Adapter for latents of so many channels; BadCheckpoint for one of pixels, as all public ones are."""
+def read_adapter(folder: Path, factor: int, widths: list[int]) -> T2IAdapter:
+    """A T2I-Adapter to train on, for pictures `factor` times as large as the latents of a denoiser of these widths.
+
+    BadCheckpoint if it is of another size.
+    """
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    network: T2IAdapter = read_network(T2IAdapter, folder)
-    hint, factor = network.config["in_channels"], network.config["downscale_factor"]
-    if hint != channels or factor != 1:
+    network: T2IAdapter = read_network(T2IAdapter, folder, {"in_channels": (_FIRST, CHANNELS, factor**2)})
+    given = network.config["in_channels"], network.config["downscale_factor"], list(network.config["channels"])
+    if given != (CHANNELS, factor, widths):
         raise BadCheckpoint(
-            f"{folder}: this T2I-Adapter's hint is a picture of {hint} channels in pixels, such as a sketch; "
-            f"here the hint is the latents of render and background, {channels} channels, so it cannot be used"
+            f"{folder}: its hint has {given[0]} channels and is shrunk {given[1]} times to features of {given[2]}; "
+            f"here it is pictures of {CHANNELS} channels, shrunk {factor} times, and the widths are {widths}. "
+            "Light adapters, and models of before, whose hint is latents, begin no training"
         )
     return network
 

@@ -53,6 +53,7 @@ def example():
         code = torch.randn(2, made.model.expression_size, generator=random)
         if made.config.identity:
             reference = torch.randn(2, WIDTH, generator=random)
-        return LatentExample(LatentConditions(background, render, code, reference=reference), target)
+        hint = torch.rand(2, 6, 16, 16, generator=random) if made.model.reads_pixels else None
+        return LatentExample(LatentConditions(background, render, code, reference=reference, hint=hint), target)
 
     return make

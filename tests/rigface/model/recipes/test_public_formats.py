@@ -38,7 +38,7 @@ def trained(built, tmp_path):
 def test_controlnet_is_diffusers_own(trained):
     model, folder = trained("controlnet")
     stock = ControlNetModel.from_pretrained(folder / "controlnet")
-    asked = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 7, 24), torch.randn(1, 8, 8, 8)
+    asked = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 7, 24), torch.rand(1, 6, 16, 16)
     with torch.no_grad():
         for own, read in zip(model.controlnet(*asked, return_dict=False)[0], stock(*asked, return_dict=False)[0]):
             torch.testing.assert_close(read, own)
@@ -46,7 +46,7 @@ def test_controlnet_is_diffusers_own(trained):
 
 def test_t2i_adapter_is_diffusers_own(trained):
     model, folder = trained("t2i")
-    hint = torch.randn(1, 8, 8, 8)
+    hint = torch.rand(1, 6, 16, 16)
     with torch.no_grad():
         pairs = zip(model.adapter(hint), T2IAdapter.from_pretrained(folder / "t2iadapter")(hint))
         for own, read in pairs:
@@ -96,17 +96,60 @@ def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, 
     assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_public_weights_begin_as_they_were_with_the_render_as_their_hint(built, start_once, tmp_path, channels):
+    unet = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
+    how = {"conditioning_channels": channels, "conditioning_embedding_out_channels": (16, 32)}
+    public = {
+        "controlnet": ControlNetModel.from_unet(unet, **how),
+        "t2i": T2IAdapter(in_channels=channels, channels=[16, 32], num_res_blocks=1, downscale_factor=2),
+    }
+    latents, text, time = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 24), torch.tensor([5])
+    hint = torch.rand(1, 6, 16, 16)
+    with torch.no_grad():
+        own = hint[:, :3] if channels == 3 else hint[:, :3].mean(1, keepdim=True)
+        for name, network in public.items():
+            for parameter in network.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            network.save_pretrained(tmp_path / name)
+            begun = built(name, replace(OPTIONS, weights=tmp_path / name)).model
+            trained = begun.controlnet if name == "controlnet" else begun.adapter
+            asked = ((latents, time, text), {"return_dict": False}) if name == "controlnet" else ((), {})
+            theirs, ours = (n(*asked[0], h, **asked[1]) for n, h in ((network, own), (trained, hint)))
+            for a, b in zip(*((x[0] if name == "controlnet" else x) for x in (theirs, ours))):
+                torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+            assert any(p.requires_grad for p in trained.parameters())
+
+
+def test_models_whose_hint_is_latents_still_load(built, tmp_path):
+    made = built("controlnet")
+    alone = {"conditioning_channels": 8, "conditioning_embedding_out_channels": (16,)}
+    made.model.controlnet = ControlNetModel.from_unet(made.model.denoiser, **alone)
+    checkpoint.save(tmp_path, made)
+    read = checkpoint.load(tmp_path).model
+    assert not read.reads_pixels
+    latents, time = torch.randn(1, 4, 8, 8), torch.tensor([5])
+    assert read(latents, time, latents, latents, torch.zeros(1, 52)).shape == latents.shape
+
+
 def test_weights_for_other_conditions_are_refused_with_the_reason(built, start_once, tmp_path):
     unet = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
     ControlNetModel.from_unet(unet).save_pretrained(tmp_path / "canny")
     T2IAdapter(channels=[32, 64]).save_pretrained(tmp_path / "sketch")
+    alone = {"conditioning_channels": 8, "conditioning_embedding_out_channels": (16,)}
+    ControlNetModel.from_unet(unet, **alone).save_pretrained(tmp_path / "latents")
     clip = tmp_path / "plus.safetensors"
     save_file({"image_proj.latents": torch.zeros(1, 16, 8)}, clip)
     face_id = tmp_path / "faceid.safetensors"
     save_file(ip_adapter.fresh(unet, 512), face_id)
     for name, place, words in (
-        ("controlnet", tmp_path / "canny", "a picture of 3 channels in pixels"),
-        ("t2i", tmp_path / "sketch", "a picture of 3 channels in pixels"),
+        (
+            "controlnet",
+            tmp_path / "canny",
+            "6 channels and is shrunk 8 times; here it is pictures of 6 channels, 2 times",
+        ),
+        ("controlnet", tmp_path / "latents", "8 channels and is shrunk 1 times"),
+        ("t2i", tmp_path / "sketch", r"shrunk 8 times to features of \[32, 64\]; "),
         ("ip_adapter", clip, "CLIP's embeddings"),
         ("ip_adapter", face_id, "vectors of 512 numbers, the examples' have 128"),
     ):

@@ -17,10 +17,10 @@ from rigface.storage.model_cache import _is_weights
 
 RECIPES = get_args(RecipeName)
 READS = {  # beside text; all others read background, render, code and reference
-    "controlnet": {"background", "render"},
-    "t2i": {"background", "render"},
+    "controlnet": {"hint"},
+    "t2i": {"hint"},
     "ip_adapter": {"reference"},
-    "instantid": {"reference", "render"},
+    "instantid": {"reference", "hint"},
     "dreambooth": set(),
     "textual_inversion": set(),
 }
@@ -90,6 +90,8 @@ def test_prediction_depends_on_the_conditions_of_the_recipe_and_on_no_other(buil
                 parameter.add_(0.1 * torch.randn_like(parameter))  # from zero, some read nothing yet
         c = example(made).conditions
         asked = {n: getattr(c, n) for n in ("background", "render", "expression_code", "reference")}
+        if made.model.reads_pixels:
+            asked["hint"] = c.hint
         given = {"latents": c.background, "timestep": torch.tensor([10, 900])}
         answer = made.model(**given, **asked)
         read = {n for n in asked if not torch.equal(made.model(**given, **asked | {n: asked[n].flip(0)}), answer)}
