@@ -123,8 +123,8 @@ class EditSpec:
             _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
         )
         _expect(self.region in get_args(Region), "region", f"one of {', '.join(get_args(Region))}", self.region)
-        unknown = sorted(set(self.prompts) - set(get_args(PromptRegion)))
-        _expect(not unknown, "prompts", f"some of {', '.join(get_args(PromptRegion))}", unknown)
+        strange = sorted(set(self.prompts) - set(get_args(PromptRegion)))
+        _expect(not strange, "prompts", f"some of {', '.join(get_args(PromptRegion))}", strange)
         for name, text in {"prompt": self.prompt, **{f"prompts.{n}": text for n, text in self.prompts.items()}}.items():
             good = isinstance(text, str) and len(text) <= MAX_PROMPT_CHARS and (text or name == "prompt")
             _expect(bool(good), name, f"a text of at most {MAX_PROMPT_CHARS} characters", text)

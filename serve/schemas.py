@@ -83,9 +83,7 @@ class Guidance(Strict):
     identity: Scale = 1.0
     attributes: Scale = 1.0
     text: Scale = 1.0
-    clip: Scale = Field(
-        0.0, description="by the service's CLIP model towards the edit's prompts, for models without text"
-    )
+    clip: Annotated[Scale, Field(description="by the service's CLIP model, also of models that read no text")] = 0.0
 
 
 class PictureRequest(Strict):

@@ -6,16 +6,21 @@ Tests, and `rigface compare --size tiny`, start from it as full size does from `
 import json
 import string
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from rigface.examples import IDENTITY_WIDTH
 from rigface.model import checkpoint
+from rigface.model.model_config import READS_IDENTITY, READS_POINTS, RecipeName
+from rigface.model.recipes.protocol import RecipeOptions, recipe_of
 from rigface.model.text import TextEncoder
 from rigface.model.unets import build, network
+from rigface.profile import IdentityName
 
 TOY: dict[str, Any] = {"heads": 4, "layers": 1, "groups": 4}  # as `checkpoint.tiny`
 
@@ -96,3 +101,20 @@ def _few_layers(text_dim: int, middle: bool) -> tuple[dict[str, Any], dict[str, 
     }
     identity, denoiser = network((16,), text_dim=text_dim, **{**TOY, "layers": 0})
     return identity | blocks, denoiser | blocks
+
+
+def write_recipes(folder: Path) -> dict[str, str]:
+    """Write a toy checkpoint of every recipe, as it is before training, and its text encoder; folders by name."""
+    text = write_text(folder / "text", length=7)
+    places = {}
+    for name in get_args(RecipeName):
+        start = shallow(middle=True)
+        start.text_encoder = text
+        start.config = replace(start.config, render_style="points" if name in READS_POINTS else "albedo")
+        identity: IdentityName = "dlib" if name in READS_IDENTITY else ""
+        options = RecipeOptions(rank=2, identity=identity, identity_width=IDENTITY_WIDTH["dlib"], prompt="a {}")
+        made = recipe_of(name).build(start, options)
+        made.config = replace(made.config, recipe=name)
+        checkpoint.save(folder / name, made)
+        places[name] = str(folder / name)
+    return places

@@ -109,9 +109,9 @@ class RigFacePipeline(DiffusionPipeline):
         networks: tuple[nn.Module, nn.Module] = model, vae
         for network in networks if channels_last else ():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        place = torch.device(device)
-        self._dtype: Any = number_format.autocast_dtype("auto", place) if autocast == "auto" else autocast
-        self.to(place, self._dtype)
+        auto = autocast == "auto"
+        self._dtype: Any = number_format.autocast_dtype("auto", torch.device(device)) if auto else autocast
+        self.to(device, self._dtype)
         if compile:
             model.denoiser.compile()
 
@@ -162,7 +162,8 @@ class RigFacePipeline(DiffusionPipeline):
         place = next((value for value in given if value is not None and not isinstance(value, torch.dtype)), None)
         if dtype is not None:
             self._dtype = None if dtype == torch.float32 else dtype
-            for layer in self.model.modules() if self._half_weights else ():
+            networks = self.model.networks if self._half_weights else ()  # a text encoder runs without autocast
+            for layer in (layer for network in networks for layer in network.modules()):
                 if isinstance(layer, nn.Linear | nn.Conv2d):  # the layers that autocast runs in its type
                     layer.to(dtype)
         if place is not None:
@@ -262,9 +263,10 @@ class RigFacePipeline(DiffusionPipeline):
         background_rows, render_rows, codes, text = (
             as_rows(t.to(self.device), batch) for t in (*latents[:2], code, self._text(prompt, prompt_embeds))
         )
-        hint = torch.cat([as_rows(pictures[k], batch) for k in (1, 0)], dim=1) if self.model.reads_pixels else None
-        hint = None if hint is None else hint.to(self.device)
-        conditions = LatentConditions(background_rows, render_rows, codes, text=text, hint=hint)
+        both = torch.cat([as_rows(pictures[k], batch).to(self.device) for k in (1, 0)], dim=1)
+        conditions = LatentConditions(
+            background_rows, render_rows, codes, text=text, hint=both if self.model.reads_pixels else None
+        )
         start, generators = drawn(seed, generator, batch, tuple(conditions.background.shape[1:]))
         state = SamplingState(
             self.model_config.process,
@@ -331,9 +333,8 @@ class RigFacePipeline(DiffusionPipeline):
             seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
             generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them
             together. identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
-            strength: below 1 begins from the render, partly noised.
-            guide: see `SamplingState.guide` and `clip_guidance.py`.
-            regions: texts that hold in parts of the picture, each one row more.
+            strength: below 1 begins from the render, partly noised. guide: see `clip_guidance.py`. regions: texts that
+            hold in parts of the picture, each one row more.
 
         Raises:
             ValueError: inputs that do not fit each other or the model; the message names the argument.
@@ -373,8 +374,7 @@ class RigFacePipeline(DiffusionPipeline):
         images = self(
             None if "reference_tokens" in options else flat[0], flat[1], flat[2], code, output_type="np", **options
         ).images
-        result: np.ndarray = images.reshape(*c.batch, *images.shape[1:])
-        return result
+        return np.asarray(images.reshape(*c.batch, *images.shape[1:]))
 
     def _predict(self, *args: Any, **kwargs: Any) -> Tensor:
         with self._amp():

@@ -98,8 +98,8 @@ def begun(denoiser: UNet2DConditionModel, start: Checkpoint, weights: Path | Non
     if hint != channels or shrinks != len(levels):
         raise BadCheckpoint(
             f"{folder}: its hint has {hint} channels and is shrunk {2 ** (shrinks - 1)} times; here it is pictures "
-            f"of {channels} channels, {2 ** (len(levels) - 1)} times as large as the latents. Models of before, whose hint "
-            "is latents, edit as they are, and begin no training"
+            f"of {channels} channels, {2 ** (len(levels) - 1)} times as large as the latents. Models of before, whose "
+            "hint is latents, edit as they are, and begin no training"
         )
     return network.requires_grad_(True)
 
