@@ -22,10 +22,11 @@ from rigface import schema
 from rigface.dataset.faces import Faces
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.detection.mediapipe import BLENDSHAPES
-from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees
 from rigface.image import decode
 from rigface.study.action_units import ACTION_UNITS, TWO_SIDED
-from rigface.study.gaze import angles_deg, gaze_directions
+from rigface.study.gaze import angles_deg, gaze_directions, in_head
+from rigface.study.head_pose import head_turns
 from rigface.testing import looking_heads
 from rigface.types import FaceParams
 
@@ -40,7 +41,11 @@ def people(faces: Faces, count: int, random: np.random.Generator) -> pa.Table:
     good = (np.array(light["status"].to_pylist()) == "ok") & (np.nan_to_num(light["confidence"].to_numpy()) > 0.5)
     _, first = np.unique(np.array(light["uri"].to_pylist())[good], return_index=True)
     chosen = random.permutation(np.flatnonzero(good)[first])[:count]
-    return pa.concat_tables([faces.table(places[i][0]).slice(places[i][1], 1) for i in chosen])
+    rows = {}
+    for part in {places[i][0] for i in chosen}:
+        table = faces.table(part)
+        rows |= {i: table.take([places[i][1]]) for i in chosen if places[i][0] == part}
+    return pa.concat_tables([rows[i] for i in chosen])
 
 
 def errors(found: np.ndarray, known: np.ndarray) -> dict[str, Any]:
@@ -57,9 +62,9 @@ def errors(found: np.ndarray, known: np.ndarray) -> dict[str, Any]:
 
 
 def on_renders(rows: pa.Table, analyzer: FaceAnalyzer, random: np.random.Generator) -> dict[str, Any]:
-    """Errors of yaw, pitch, roll of the head, and of yaw and pitch of the gaze."""
+    """Errors of yaw, pitch, roll of the head, and of yaw and pitch of the gaze, against the camera and the head."""
     params = schema.params_of(rows)
-    poses, gazes, heads, looks = [], [], [], []
+    poses, gazes, heads, looks, asked, turned = [], [], [], [], [], []
     for i in range(len(rows)):
         pose, eyes = random.uniform(-1, 1, 3) * HEAD_DEG, random.uniform(-1, 1, 2) * EYES_DEG
         turn = from_degrees(pose[None])[0]
@@ -73,14 +78,19 @@ def on_renders(rows: pa.Table, analyzer: FaceAnalyzer, random: np.random.Generat
         poses.append(pose)
         gazes.append(angles_deg((turn @ looking_heads.direction(*eyes))[None])[0])
         face = found[0]
-        heads.append(to_degrees(to_matrix(face.params.head_rotation[None]))[0])
+        own = head_turns(face.params.head_rotation[None])
+        heads.append(to_degrees(own)[0])
         numbers = (face.landmarks, face.params.head_rotation, face.params.camera)
-        looks.append(angles_deg(gaze_directions(*(a[None] for a in numbers)))[0])
+        seen = gaze_directions(*(a[None] for a in numbers))
+        looks.append(angles_deg(seen)[0])
+        asked.append(eyes)
+        turned.append(angles_deg(in_head(seen, own))[0])
     return {
         "renders": len(rows),
         "found": len(heads),
         "head_yaw_pitch_roll": errors(np.array(heads), np.array(poses)),
         "gaze_yaw_pitch": errors(np.array(looks), np.array(gazes)),
+        "eye_yaw_pitch": errors(np.array(turned), np.array(asked)),
     }
 
 

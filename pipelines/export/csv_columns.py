@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from rigface.face.geometry.landmarks import IBUG_68
-from rigface.face.geometry.rotation import to_matrix
 from rigface.study.frame_columns import INPUT_COLUMNS as STUDIED
 from rigface.study.frame_columns import frame_table, numbers_of
 from rigface.study.gaze import gaze_directions
+from rigface.study.head_pose import head_turns
 from rigface.types import CROP_PX, DetectorSpec
 
 INPUT_COLUMNS = (*STUDIED, "box", "frame_to_crop", "landmark_confidence", "identity")
@@ -103,7 +103,7 @@ def _pose(rotation: np.ndarray, camera: np.ndarray, crop: np.ndarray, width: int
     depth = focal / (crop_px_per_m / zoom)
     middle = CROP_PX / 2 + crop_px_per_m[:, None] * camera[:, 1:] * (1, -1)  # crop px of the head's origin
     place = (middle - crop[:, :, 2]) / zoom[:, None] - (width / 2, height / 2)
-    turn = np.asarray(to_matrix(rotation.astype(np.float64))) * (_FLIP[:, None] * _FLIP)
+    turn = head_turns(rotation) * (_FLIP[:, None] * _FLIP)
     return {
         "pose_Tx": 1000 * place[:, 0] * depth / focal,
         "pose_Ty": 1000 * place[:, 1] * depth / focal,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rigface import schema
-from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
+from rigface.face.geometry.rotation import angle_between, to_degrees
 from rigface.schema import Column
 from rigface.study import gaze
 from rigface.study.action_units import (
@@ -23,9 +23,10 @@ from rigface.study.action_units import (
     eye_openings,
     mouth_opening,
 )
+from rigface.study.head_pose import head_turns
 from rigface.types import DetectorSpec
 
-VERSION = "study/1"
+VERSION = "study/2"
 MAX_STEP_S = 0.5  # frames of a track further apart say nothing about velocity
 INPUT_COLUMNS = (
     *("uri", "frame_index", "time_s", "track", "status", "blendshapes", "landmarks", "head_rotation", "camera"),
@@ -124,7 +125,8 @@ def _of_frames(rows: pa.Table, detector: DetectorSpec) -> dict[str, np.ndarray]:
     """What a frame says by itself."""
     out: dict[str, np.ndarray] = {}
     rotation, camera = numbers_of(rows, "head_rotation"), numbers_of(rows, "camera")
-    degrees = to_degrees(to_matrix(rotation)) if len(rows) else np.zeros((0, 3))
+    turns = head_turns(rotation) if len(rows) else np.zeros((0, 3, 3))
+    degrees = to_degrees(turns) if len(rows) else np.zeros((0, 3))
     out |= {f"{name}_deg": degrees[:, k] for k, name in enumerate(_ANGLES)}
     if detector.landmarks != 478 or not len(rows):
         return out
@@ -139,7 +141,7 @@ def _of_frames(rows: pa.Table, detector: DetectorSpec) -> dict[str, np.ndarray]:
     out |= {"eye_opening_left": openings[:, 0], "eye_opening_right": openings[:, 1]}
     out["mouth_opening"] = mouth_opening(points)
     seen = gaze.gaze_directions(points, rotation, camera)
-    for prefix, directions in (("gaze", seen), ("eye", gaze.in_head(seen, rotation))):
+    for prefix, directions in (("gaze", seen), ("eye", gaze.in_head(seen, turns))):
         angles = gaze.angles_deg(directions)
         out |= {f"{prefix}_yaw_deg": angles[:, 0], f"{prefix}_pitch_deg": angles[:, 1]}
     return out
@@ -151,7 +153,7 @@ def _of_steps(rows: pa.Table) -> dict[str, np.ndarray]:
     out = {name: np.full(count, np.nan) for name in ("head_speed_deg_s", *(f"{n}_deg_s" for n in _ANGLES))}
     if count < 2:
         return out
-    turns = np.asarray(to_matrix(numbers_of(rows, "head_rotation").astype(np.float64)))
+    turns = head_turns(numbers_of(rows, "head_rotation"))
     step = np.diff(rows["time_s"].to_numpy())
     follows = (step > 0) & (step <= MAX_STEP_S)
     follows[track_starts(rows)[1:-1] - 1] = False

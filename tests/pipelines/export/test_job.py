@@ -16,9 +16,10 @@ from pipelines.export.job import export
 from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
 from rigface.face.detection.mediapipe import BLENDSHAPES
-from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.face.geometry.rotation import to_degrees
 from rigface.image import decode
 from rigface.storage.store import Store
+from rigface.study.head_pose import YAW, head_turns
 from tests.pipelines.conftest import faces_of
 from tests.pipelines.made_faces import dataset
 
@@ -63,7 +64,7 @@ def test_pyfeat_csvs_count_frames_from_0_and_turn_in_radians(finished, tmp_path)
     assert {"FaceRectX", "FaceScore", "Pitch", "Roll", "Yaw", "x_0", "Identity", "input"} <= rows[0].keys()
     key = (rows[0]["input"], int(rows[0]["frame"]))
     turn = next(r["head_rotation"] for r in faces_of(finished).to_pylist() if (r["uri"], r["frame_index"]) == key)
-    assert float(rows[0]["Yaw"]) == pytest.approx(np.radians(to_degrees(to_matrix(np.array([turn])))[0, 0]), abs=1e-4)
+    assert float(rows[0]["Yaw"]) == pytest.approx(np.radians(to_degrees(head_turns(np.array([turn])))[0, 0]), abs=1e-4)
     kept = paths[0].stat().st_mtime_ns
     assert run(finished, tmp_path, "pyfeat", limit=2) == {}
     assert paths[0].stat().st_mtime_ns == kept
@@ -78,7 +79,9 @@ def test_units_are_given_on_the_scale_of_each_program_and_only_those_that_are_me
     assert pyfeat["AU12"].to_pylist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert {"AU01_r", "AU45_r", "AU28_c"} <= set(openface.column_names)
     assert not {"AU06_r", "AU09_r", "AU23_r", "AU06", "AU09", "AU11"} & {*openface.column_names, *pyfeat.column_names}
-    assert openface["pose_Ry"].to_pylist() == pytest.approx(np.radians([0, -6, -12, -18, -24]), abs=1e-3)  # its sign
+    assert openface["pose_Ry"].to_pylist() == pytest.approx(
+        np.radians(YAW * np.array([0, -6, -12, -18, -24])), abs=1e-3
+    )  # its sign
 
 
 def test_a_hub_folder_has_a_card_features_and_images_and_no_person_in_two_splits(made, tmp_path):
@@ -134,7 +137,7 @@ def test_edit_pairs_are_pictures_of_one_name_with_an_instruction_and_differences
         side = "left" if pair["d_yaw_deg"] > 0 else "right"
         assert f"turn the head {abs(pair['d_yaw_deg']):.0f} degrees to their {side}" in said
         assert pair["d_yaw_deg"] == pytest.approx(
-            6 * (pair["target_frame_index"] - pair["source_frame_index"]), abs=0.1
+            YAW * 6 * (pair["target_frame_index"] - pair["source_frame_index"]), abs=0.1
         )
         for end in ("source", "target"):
             assert decode((place / end / f"{pair['name']}.jpg").read_bytes()).shape == (512, 512, 3)

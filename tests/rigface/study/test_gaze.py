@@ -8,6 +8,7 @@ import pytest
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.study import gaze
 from rigface.study.gaze import angles_deg, gaze_directions, in_head
+from rigface.study.head_pose import head_turns
 from rigface.testing import looking_heads
 from rigface.types import CROP_PX
 from tests.pipelines.made_faces import params_of
@@ -42,7 +43,7 @@ def test_exact_landmarks_give_the_gaze_back(monkeypatch):
     for pose, eyes in zip(POSES, EYES):
         person = head(pose)
         found = gaze_directions(seen(pose, eyes)[None], person.head_rotation[None], person.camera[None])
-        assert angles_deg(in_head(found, person.head_rotation[None]))[0] == pytest.approx(eyes, abs=0.1)
+        assert angles_deg(in_head(found, to_matrix(person.head_rotation[None])))[0] == pytest.approx(eyes, abs=0.1)
         known = from_degrees(np.array([pose], np.float64))[0] @ looking_heads.direction(*eyes)
         assert angles_deg(found)[0] == pytest.approx(angles_deg(known[None])[0], abs=0.1)
 
@@ -51,7 +52,7 @@ def test_the_landmarker_s_error_up_and_down_is_undone_along_the_face_s_own_verti
     person = head((0, 0, 30))
     found = gaze_directions(seen((0, 0, 30), (0, 10))[None], person.head_rotation[None], person.camera[None])
     factor, offset = gaze.UP_DOWN
-    assert angles_deg(in_head(found, person.head_rotation[None]))[0] == pytest.approx(
+    assert angles_deg(in_head(found, to_matrix(person.head_rotation[None])))[0] == pytest.approx(
         (0, 10 * factor + offset), abs=0.2
     )
 
@@ -65,7 +66,7 @@ def test_rendered_heads_give_their_pose_back_and_tell_where_the_eyes_look():
         faces = analyzer(looking_heads.picture(head(pose), *eyes))
         assert len(faces) == 1
         found = faces[0].params
-        angles.append(to_degrees(to_matrix(found.head_rotation[None]))[0] - pose)
+        angles.append(to_degrees(head_turns(found.head_rotation[None]))[0] - pose)
         gazed = gaze_directions(faces[0].landmarks[None], found.head_rotation[None], found.camera[None])
         known = from_degrees(np.array([pose], np.float64))[0] @ looking_heads.direction(*eyes)
         directions.append(angles_deg(gazed)[0] - angles_deg(known[None])[0])
@@ -81,3 +82,9 @@ def test_an_iris_far_off_is_a_number_and_a_missing_one_is_none():
     assert np.isfinite(both[0]).all()
     assert np.linalg.norm(both[0]) == pytest.approx(1)
     assert np.isnan(both[1]).all()
+
+
+def test_yaw_is_undone_where_it_was_measured_and_moves_on_beyond():
+    fitted = np.array([[10, 5, 3], [-60, 0, 0], [70, 0, 0]], np.float32)
+    found = to_degrees(head_turns(to_axis_angle(from_degrees(fitted))))
+    np.testing.assert_allclose(found, [[11.46, 5, 3], [-64.38, 0, 0], [74.38, 0, 0]], atol=0.01)

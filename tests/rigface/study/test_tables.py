@@ -8,6 +8,7 @@ from rigface import schema
 from rigface.face.detection.mediapipe import BLENDSHAPES
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.study.frame_columns import frame_table
+from rigface.study.head_pose import YAW
 from rigface.study.track_summary import hysteresis, runs, track_table
 from rigface.types import DetectorSpec
 
@@ -21,7 +22,7 @@ def rows(yaw: list[float], blink: list[float], fps: float = 25.0, uri: str = "a.
     for side in ("Left", "Right"):
         scores[:, BLENDSHAPES.index(f"eyeBlink{side}")] = blink
     pose = np.zeros((count, 3), np.float32)
-    pose[:, 0] = yaw
+    pose[:, 0] = np.divide(yaw, YAW)  # as the fit finds it
     return pa.table(
         {
             "uri": [uri] * count,
@@ -44,12 +45,12 @@ def summary(table: pa.Table) -> dict:
 
 
 def test_head_velocity_is_degrees_over_seconds_and_null_where_there_is_no_frame_before():
-    table = pa.concat_tables([rows([0, 2, 6], [0, 0, 0]), rows([40, 40], [0, 0], track=1), rows([9], [0], uri="b.mp4")])
+    table = pa.concat_tables([rows([0, 2, 6], [0, 0, 0]), rows([20, 20], [0, 0], track=1), rows([9], [0], uri="b.mp4")])
     frames, _ = frame_table(table.take(pa.array([5, 2, 1, 0, 4, 3])), DETECTOR)
     assert frames["uri"].to_pylist() == ["b.mp4"] + ["a.mp4"] * 5
     assert frames["head_speed_deg_s"].to_pylist() == pytest.approx([None, None, 50, 100, None, 0], abs=0.1)
     assert frames["yaw_deg_s"].to_pylist() == pytest.approx([None, None, 50, 100, None, 0], abs=0.1)
-    assert frames["yaw_deg"].to_pylist() == pytest.approx([9, 0, 2, 6, 40, 40], abs=0.01)
+    assert frames["yaw_deg"].to_pylist() == pytest.approx([9, 0, 2, 6, 20, 20], abs=0.01)
 
 
 def test_a_long_gap_says_nothing_about_velocity():
