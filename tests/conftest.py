@@ -1,6 +1,7 @@
 """Fixtures for all tests. Tests pass without the shared data; those that need it skip."""
 
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -184,12 +185,15 @@ S3_ENVIRONMENT = {
 @pytest.fixture(scope="session")
 def s3_behind() -> Iterator[Proxy]:
     """An S3 look-alike (moto) in this process, and before it a proxy that breaks nothing unless a test asks it to."""
+    from botocore.loaders import JSONFileLoader
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with Proxy(f"http://{host}:{port}", hold_s=2) as proxy:
+    description = functools.cache(JSONFileLoader().load_file)  # of S3: a sixth of a second for each of many clients
+    with pytest.MonkeyPatch.context() as patch, Proxy(f"http://{host}:{port}", hold_s=2) as proxy:
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: description(path))
         yield proxy
     server.stop()
 

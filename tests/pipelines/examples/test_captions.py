@@ -22,7 +22,7 @@ from rigface.examples import CAPTION
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.storage.store import Store
-from rigface.testing import fake_examples
+from rigface.testing import fake_examples, toy_start
 from tests.pipelines.made_faces import dataset
 
 
@@ -104,7 +104,7 @@ def test_examples_have_the_caption_of_their_target(tmp_path):
 @pytest.fixture
 def talkative(tmp_path, clip_folder):
     """A toy checkpoint with a text encoder."""
-    toy = checkpoint.tiny(kind="bridge")
+    toy = toy_start.shallow(kind="bridge")
     toy.text_encoder = TextEncoder.load(clip_folder)
     checkpoint.save(tmp_path / "talkative", toy)
     return tmp_path / "talkative"

@@ -15,6 +15,7 @@ from rigface.model.latents import LatentConditions, LatentExample
 from rigface.model.model_config import Process
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.unets import RigFaceModel
+from rigface.testing import toy_start
 from tests.rigface.model.conftest import denoising_loss
 
 
@@ -41,6 +42,12 @@ def adapter_folder(folder: Path, base: RigFaceModel, seed: int) -> tuple[Path, R
     finetuning.write_adapter(model.state_dict(), folder)
     merged.load_state_dict(finetuning.merged(model.state_dict()))
     return folder, model, merged
+
+
+@pytest.fixture
+def shallow() -> checkpoint.Checkpoint:
+    """A toy with two blocks of attention, for tests that copy and convert it often."""
+    return toy_start.shallow(middle=True)
 
 
 def test_fresh_lora_predicts_as_its_base_and_trains_few_weights(tiny, asked):
@@ -84,25 +91,26 @@ def test_conditions_change_the_prediction_after_training_a_plain_diffusion_model
             assert not torch.equal(model(**asked() | {name: asked()[name].flip(0) + 1}), expected), name
 
 
-def test_trained_adapter_loads_into_fresh_base_with_same_output(tiny, asked, tmp_path):
-    folder, model, merged = adapter_folder(tmp_path / "adapter", tiny.model, seed=1)
-    fresh = PeftModel.from_pretrained(copy.deepcopy(tiny.model), str(folder))
+def test_trained_adapter_loads_into_fresh_base_with_same_output(shallow, asked, tmp_path):
+    folder, model, merged = adapter_folder(tmp_path / "adapter", shallow.model, seed=1)
+    fresh = PeftModel.from_pretrained(copy.deepcopy(shallow.model), str(folder))
     with torch.no_grad():
         expected = model.eval()(**asked())
         torch.testing.assert_close(fresh(**asked()), expected)
         torch.testing.assert_close(merged(**asked()), expected)
-        assert not torch.allclose(tiny.model(**asked()), expected)
-    assert merged.state_dict().keys() == tiny.model.state_dict().keys()
+        assert not torch.allclose(shallow.model(**asked()), expected)
+    assert merged.state_dict().keys() == shallow.model.state_dict().keys()
 
 
 def picture(pipe: RigFacePipeline) -> np.ndarray:
     black = np.zeros((32, 32, 3), np.uint8)
-    return pipe(black + 90, black, black + 200, np.ones(52, np.float32), seed=3, output_type="latent").latents.numpy()
+    given = (black + 90, black, black + 200, np.ones(52, np.float32))
+    return pipe(*given, seed=3, steps=2, output_type="latent").latents.numpy()
 
 
-def test_pipeline_switches_adapters_and_back_to_its_base(tiny, tmp_path):
-    folders = [adapter_folder(tmp_path / str(seed), tiny.model, seed)[0] for seed in (1, 2)]
-    pipe = RigFacePipeline.of(tiny)
+def test_pipeline_switches_adapters_and_back_to_its_base(shallow, tmp_path):
+    folders = [adapter_folder(tmp_path / str(seed), shallow.model, seed)[0] for seed in (1, 2)]
+    pipe = RigFacePipeline.of(shallow)
     base = picture(pipe)
     pictures = []
     for folder in folders:
@@ -120,10 +128,10 @@ def test_pipeline_switches_adapters_and_back_to_its_base(tiny, tmp_path):
     assert np.allclose(picture(RigFacePipeline.from_pretrained(tmp_path / "base")), base, atol=1e-4)
 
 
-def test_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(tiny, tmp_path):
-    folder, *_ = adapter_folder(tmp_path / "adapter", checkpoint.tiny(expression=9).model, seed=1)
-    fitting, *_ = adapter_folder(tmp_path / "fitting", tiny.model, seed=1)
-    pipe = RigFacePipeline.of(tiny)
+def test_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(shallow, tmp_path):
+    folder, *_ = adapter_folder(tmp_path / "adapter", toy_start.shallow(middle=True, expression=9).model, seed=1)
+    fitting, *_ = adapter_folder(tmp_path / "fitting", shallow.model, seed=1)
+    pipe = RigFacePipeline.of(shallow)
     base = picture(pipe)
     for _ in range(2):  # as the first adapter, and after others
         with pytest.raises(BadCheckpoint, match="does not fit the model"):
