@@ -105,22 +105,27 @@ class TrainCommand:
 
       rigface train one_gpu out/latents runs/mine --start sd15
       rigface train one_gpu out/clips out/portraits runs/both --weights 3 1
+      rigface train one_gpu out/latents runs/mine --lr-groups 'identity.*=0.1' --decay matrices --dry-run
       rigface train mini_cpu out/demo runs/mine --start mini --steps 20
     """
 
     words: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET EXAMPLES... OUT")] = ()
     """A preset for the defaults of the options (debug, mini_cpu, one_gpu, eight_gpus, cluster), the folder or s3://
     prefix of examples or faces, or several of examples, and that of the run."""
+    dry_run: bool = False  # Print what would be trained, on what and how, and stop.
     job: Annotated[TrainConfig, arg(name="")] = mini_cpu()
 
     def run(self) -> int:
-        from pipelines.train.job import train
+        from pipelines.train.job import preview, train
         from pipelines.train.prepare_examples import prepare_examples
 
         if len(self.words) < 3 or self.words[0] not in PRESETS:
             raise PlanError(f"want PRESET EXAMPLES... OUT, where PRESET is one of {', '.join(PRESETS)}")
         examples, *more = self.words[1:-1]
         config = replace(self.job, examples=examples, more_examples=tuple(more), out=self.words[-1])
+        if self.dry_run:
+            print(preview(config))
+            return 0
         train(replace(config, examples=prepare_examples(config, _say)), _say)
         return 0
 

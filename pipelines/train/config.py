@@ -101,9 +101,13 @@ class TrainConfig:
     the package bitsandbytes and CUDA."""
     learning_rate: float = 1e-5
     """0: 1e-5 x sqrt(examples of a step / 16), the square-root rule of Adam (Malladi et al. 2022)."""
+    lr_groups: tuple[str, ...] = ()
+    """Factors of the learning rate by name of parameter, such as 'identity.*=0.1' 'denoiser.conv_in.*=2'; the first
+    pattern that a name matches counts. --dry-run shows the groups."""
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 1e-2
+    decay: Literal["all", "matrices"] = "all"  # With weight decay: all parameters, or all but norms and biases.
     max_grad_norm: float = 1.0  # Largest norm of the gradient.
     min_snr_gamma: float = 5.0  # Gamma of min-SNR weighting; 0: none. A bridge needs none.
     start_step_fraction: float = 0.0
@@ -166,6 +170,20 @@ class TrainConfig:
     stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.
 
     @property
+    def lr_scales(self) -> dict[str, float]:
+        """`lr_groups` by pattern, in their order; PlanError if one is no pattern with a factor."""
+        scales = {}
+        for group in self.lr_groups:
+            pattern, _, factor = group.rpartition("=")
+            try:
+                scales[pattern] = float(factor)
+            except ValueError:
+                scales[pattern] = math.nan
+            if not pattern or not 0 <= scales[pattern] < math.inf:
+                raise PlanError(f"--lr-groups: want PATTERN=FACTOR, such as 'identity.*=0.1', got {group!r}")
+        return scales
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """All folders of examples."""
         return self.examples, *self.more_examples
@@ -184,6 +202,7 @@ class TrainConfig:
         in_range(self, "[0, 1)", "ema_decay")
         in_range(self, "(0, 1]", "output_scale")
         in_range(self, "[0, 4294967296)", "seed")  # the generators' seeds are products of it with 64 bits
+        _ = self.lr_scales  # refused at once
         if 0 < self.micro_batches < self.most_workers:
             raise PlanError(
                 f"{self.most_workers} workers share {self.micro_batches} micro-batches: some would be idle; "

@@ -17,20 +17,24 @@ from functools import partial
 from pipelines import run_info
 from pipelines.cluster.ray_errors import cause_of
 from pipelines.cluster.session import connected
-from pipelines.examples.example_index import INDEX, check_alike
+from pipelines.examples.example_index import INDEX, ExampleIndex, check_alike
 from pipelines.examples.layout import examples_hash
-from pipelines.train import report
+from pipelines.train import model_setup, report
 from pipelines.train.backend import LocalBackend, RayBackend
 from pipelines.train.config import TrainConfig
 from pipelines.train.loop import loop
+from pipelines.train.optimizer import groups_of
 from rigface.errors import JobBroken, PlanError
+from rigface.examples import LatentSpec
+from rigface.model.recipes.protocol import recipe_of
 from rigface.storage import lock
 from rigface.storage.store import Store
 
 RESIZE_S = 60.0  # interval at which an elastic run checks for room for another worker
 FIXED = (
     "examples", "more_examples", "weights",
-    "start", "autoencoder", "networks", "optimizer", "process", "zero_terminal_snr", "noise_offset",
+    "start", "autoencoder", "networks", "optimizer", "lr_groups", "decay",
+    "process", "zero_terminal_snr", "noise_offset",
     "recipe", "recipe_weights", "lora_rank",
     "subject", "prompt", "token", "token_rows", "batch", "micro_batches",
     "shuffle_window", "seed",
@@ -47,11 +51,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         JobBroken: workers died more often than `max_failures` allows.
     """
     config = config.scaled()
-    store, sources = Store(config.out), [Store(folder) for folder in config.folders]
-    if config.weights and len(config.weights) != len(sources):
-        raise PlanError(f"--weights: want one per folder of examples, {len(sources)}, got {len(config.weights)}")
-    if config.more_examples:
-        check_alike(sources)
+    store, sources = Store(config.out), _sources(config)
     say(config.scale())
     with lock.hold(store) as check:
         _claim(store, config)
@@ -65,6 +65,43 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         report.write(store)
     say(f"{store.uri}/model: " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items())))
     return numbers
+
+
+def preview(config: TrainConfig) -> str:
+    """What `train` would do with this config, in words; nothing is written. Raises as `train` does."""
+    config = config.scaled()
+    index = ExampleIndex.of(*_sources(config))
+    loaded = recipe_of(config.recipe).build(
+        model_setup.load(config, index.spec), model_setup.options(config, index.spec)
+    )
+    model_setup.check(loaded, index.spec, LatentSpec.of(index.schema))
+    shown, steps = config.batch * config.micro_batches, config.steps
+    learned, held_out = (int(index.is_of(split).sum()) for split in ("train", "test"))
+    learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
+    trained, whole = (sum(p.numel() for p in some) for some in (learning.values(), loaded.model.parameters()))
+    lines = [
+        f"examples: {learned:,} to learn from, {held_out:,} held out, in {len(index.parts):,} parts",
+        f"steps: {steps:,} ({steps * shown / max(learned, 1):.1f} epochs), {config.scale()}",
+        f"start: {config.start}, recipe {config.recipe}, process {loaded.config.process.kind}, {loaded.config.size} px",
+        f"trained: {trained:,} of {whole:,} numbers; weights, gradients, optimizer and average "
+        f"{(4 * whole + 12 * trained + 4 * trained) / 2**30:.2f} GiB in float32, on one worker",
+    ]
+    total = sum(config.weights)
+    for folder, weight in zip(config.folders, config.weights):
+        lines.append(f"  {folder}: {weight / total:.1%} of every step")
+    for group in groups_of(config, learning):
+        lines.append(f"  {group}, learning rate {config.learning_rate * group.scale:g}")
+    return "\n".join(lines)
+
+
+def _sources(config: TrainConfig) -> list[Store]:
+    """The folders of examples; PlanError if they cannot be trained on together."""
+    sources = [Store(folder) for folder in config.folders]
+    if config.weights and len(config.weights) != len(sources):
+        raise PlanError(f"--weights: want one per folder of examples, {len(sources)}, got {len(config.weights)}")
+    if config.more_examples:
+        check_alike(sources)
+    return sources
 
 
 def _claim(store: Store, config: TrainConfig) -> None:

@@ -24,6 +24,7 @@ from pipelines.train.backend import Backend
 from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
+from pipelines.train.optimizer import learning_rate
 from pipelines.train.pixel_loss import decoded_loss
 from pipelines.train.step_progress import StepProgress
 from pipelines.train.trainer_state import TrainerState
@@ -98,7 +99,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         if progress is not None:
             progress.add(step, loss)
         stop = step >= config.steps or _is_time_up(config, backend, began, device)
-        log.add({**line, "learning_rate": state.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        log.add({**line, "learning_rate": learning_rate(config, step)}, step, config.log_every)
         if in_a_row >= MAX_SKIPPED or (in_a_row and stop):
             if progress is not None:
                 progress.close()
@@ -151,8 +152,8 @@ def _step(
     """
     config, total = state.config, torch.zeros((), device=state.device)
     rate = learning_rate(config, step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for group, scale in zip(state.optimizer.param_groups, state.rate_scales):
+        group["lr"] = rate * scale
     dropout = Dropout(*[config.condition_dropout] * 4)
     process = state.loaded.config.process
     for k in range(passes):
@@ -185,15 +186,6 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     state.step = step
     return whole, norm.item()
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step (from 1): linear warm-up, then constant, or a cosine to a hundredth."""
-    warm = min(1.0, step / max(config.warmup_steps, 1))
-    if config.schedule == "constant":
-        return config.learning_rate * warm
-    progress = min(1.0, max(0.0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def is_exported(state: TrainerState, store: Store) -> bool:

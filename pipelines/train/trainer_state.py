@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -20,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pipelines.train import model_setup
+from pipelines.train import model_setup, optimizer
 from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
@@ -55,8 +54,10 @@ class TrainerState:
         self.loaded.vae.to(device)  # type: ignore[arg-type]
         model_setup.arrange(self.inner, config)
         self.wrapped = model_setup.wrap(self.inner, config, backend, device)
-        learning = [p for p in self.inner.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(config, learning, device)
+        learning = {name: p for name, p in self.inner.named_parameters() if p.requires_grad}
+        groups = optimizer.groups_of(config, learning)
+        self.rate_scales = [group.scale for group in groups]
+        self.optimizer = optimizer.build(config, groups, device)
         self.average = Average(self.inner, config.ema_decay)
         self.step = 0
 
@@ -69,8 +70,8 @@ class TrainerState:
 
     def state_dict(self) -> dict[str, Any]:
         """The content of a checkpoint, sharded like the model."""
-        model, optimizer = get_state_dict(self.inner, self.optimizer)
-        return {"model": model, "optimizer": optimizer, "average": self.average.state(), "step": self.step}
+        model, moments = get_state_dict(self.inner, self.optimizer)
+        return {"model": model, "optimizer": moments, "average": self.average.state(), "step": self.step}
 
     def save(self, folder: Path) -> None:
         """Fill a folder; every worker writes its share."""
@@ -101,24 +102,6 @@ class TrainerState:
         if self.config.sharding != "ddp":
             return contextlib.nullcontext()
         return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
-
-
-def _optimizer(config: TrainConfig, learning: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-    """AdamW of the config; PlanError if it needs what is not here."""
-    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.99)}
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(learning, fused=device.type == "cuda", **shared)
-    if device.type != "cuda" or config.sharding != "ddp":
-        raise PlanError("optimizer adam8bit computes on CUDA, on whole weights: use --gpu and --sharding ddp, or adamw")
-    try:
-        bitsandbytes: Any = import_module("bitsandbytes")  # no dependency of ours: its wheels are for CUDA
-    except ImportError as error:
-        raise PlanError(
-            "optimizer adam8bit needs the package bitsandbytes, which is not installed: `pip install bitsandbytes`, or "
-            "use adamw"
-        ) from error
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(learning, **shared)
-    return optimizer
 
 
 @contextlib.contextmanager

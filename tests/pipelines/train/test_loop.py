@@ -25,8 +25,8 @@ from pipelines.train import model_setup as starts
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import PRESETS, Networks, RegionWeights, TrainConfig, debug
-from pipelines.train.job import _claim, train
-from pipelines.train.loop import learning_rate, loop
+from pipelines.train.job import _claim, preview, train
+from pipelines.train.loop import loop
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.errors import JobBroken, PlanError
@@ -151,13 +151,21 @@ def test_reader_returns_the_rows_of_the_window(place):
 # --- numbers
 
 
-def test_learning_rate_warms_up_and_decays():
-    config = replace(debug(), learning_rate=1.0, warmup_steps=10, steps=110, schedule="cosine")
-    assert learning_rate(config, 5) == pytest.approx(0.5)
-    assert learning_rate(config, 10) == pytest.approx(1.0)
-    assert learning_rate(config, 60) == pytest.approx(0.505, abs=1e-3)
-    assert learning_rate(config, 110) == pytest.approx(0.01)
-    assert learning_rate(replace(config, schedule="constant"), 100) == 1.0
+def test_weights_move_by_the_rate_of_their_group(place, tmp_path, capsys):
+    """Adam's first step is as long as the rate; of a dry run nothing remains."""
+    config = toy(place, tmp_path, lr_groups=("identity.*=0",), warmup_steps=1, weight_decay=0.0, batch=1)
+    text = preview(config)
+    assert "identity.*: " in text
+    assert "learning rate 0\n" in text + "\n"
+    assert not list(tmp_path.iterdir())
+    index = ExampleIndex.of(Store(config.examples))
+    state = TrainerState(config, index.spec, LocalBackend(Store(str(tmp_path))), torch.device("cpu"))
+    before = {name: p.detach().clone() for name, p in state.inner.named_parameters()}
+    _, examples, _ = next(iter(Batches(config, index, state, [0])))
+    loops._step(state, examples, [0], 1, 1)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in state.inner.named_parameters()}
+    assert max(by for name, by in moved.items() if name.startswith("identity.")) == 0
+    assert max(moved.values()) == pytest.approx(config.learning_rate, rel=0.01)
 
 
 def test_weight_average_follows_and_swaps_back():
@@ -223,7 +231,8 @@ def weights_of(out):
 
 
 def test_rerun_continues_the_loss_curve(place, tmp_path):
-    whole = toy(place, tmp_path / "whole", steps=4, checkpoint_every=2)
+    groups = {"lr_groups": ("identity.*=0.1",), "decay": "matrices"}
+    whole = toy(place, tmp_path / "whole", steps=4, checkpoint_every=2, **groups)
     train(whole, lambda words: None)
     parts = replace(whole, out=str(tmp_path / "parts"))
 

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
 from pipelines.examples.example_index import ExampleIndex
-from pipelines.train import trainer_state
+from pipelines.train import optimizer
 from pipelines.train.backend import LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import debug
@@ -69,12 +69,13 @@ def test_adam_of_8_bits_is_refused_without_cuda_or_without_its_package(examples,
         Run(replace(debug(), **given))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(PlanError, match="pip install bitsandbytes"):
-        trainer_state._optimizer(replace(debug(), **given), [], torch.device("cuda"))
+        optimizer.build(replace(debug(), **given), [], torch.device("cuda"))
 
 
 @pytest.mark.parametrize("name", get_args(RecipeName))
 def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     config = replace(debug(), examples=str(examples), out=str(tmp_path), start=f"sd15:{toy}", recipe=name, lora_rank=2)
+    config = replace(config, decay="matrices", lr_groups=("*=0.5",))
     whole = Run(config)
     whole.step()
     whole.state.save(tmp_path / "kept")
