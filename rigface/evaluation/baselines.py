@@ -21,7 +21,8 @@ from rigface.evaluation.samples import Edited
 
 COPY_SOURCE, COPY_TARGET, TRUE_FRAME = "copy source", "copy target", "true frame"
 BLURRED, ROUND_TRIP, FLOOR = "blurred preview", "VAE round trip", "estimator floor"
-CONTROLS = (COPY_SOURCE, BLURRED, COPY_TARGET, TRUE_FRAME, ROUND_TRIP, FLOOR)
+SHAKEN = "true frame, moved"  # of clips: what noise of the estimator alone reads as jitter
+CONTROLS = (COPY_SOURCE, BLURRED, COPY_TARGET, TRUE_FRAME, ROUND_TRIP, SHAKEN, FLOOR)
 JITTER_PX = 3.0  # in a picture of 512 px; other sizes in proportion
 BLUR = 1.5 / 256  # of the shorter side: the spread that gives a preview the best PSNR
 
@@ -30,9 +31,10 @@ def controls(edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndar
     """The control rows of some edits; edits of several models or seeds on one pair give one control each.
 
     `blurred preview` is made of the edits of a model named `preview`. Without `round_trip` (picture -> the same through
-    encoder and decoder) its row is left out. The floor of an edit is made once for each source.
+    encoder and decoder) its row is left out. The floor of an edit is made once for each source. The true frames of
+    clips are moved one by one: that jitter is the estimator's.
     """
-    random = np.random.default_rng(0)
+    random, shaking = np.random.default_rng(0), np.random.default_rng(1)
     out, done, moved = [], set(), set()
     for edit in edits:
         if edit.model == PREVIEW and edit.seed == 0 and edit.output is not None:
@@ -49,6 +51,8 @@ def controls(edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndar
             out.append(replace(plain, model=COPY_TARGET if edit.truth is None else TRUE_FRAME, output=goal))
             if round_trip is not None:
                 out.append(replace(plain, model=ROUND_TRIP, output=round_trip(goal)))
+        if edit.clip is not None and edit.truth is not None:
+            out.append(replace(plain, model=SHAKEN, output=jittered(edit.truth, shaking)))
         source = (edit.name, edit.person, hash(edit.source.tobytes()))
         if source not in moved:
             moved.add(source)

@@ -70,7 +70,7 @@ METRICS = (
              worst="none") for r in DETAILED),
     Metric("tone", "tone of the face", "distance of mean colours, CIELAB", _TRUTH, worst="none", digits=1),
     Metric("truth_distance", "to true face", "distance of raw vectors", "identity", digits=3),
-    Metric("identity_distance", "to source face", "distance of raw vectors", "identity", digits=3),
+    Metric("identity_distance", "to wanted face", "distance of raw vectors", "identity", digits=3),
     Metric("identity", "identity", "cosine", "identity", higher=True, worst="zero", digits=3),
     Metric("same_person", "same person", "share above the threshold", "identity", higher=True, worst="zero"),
     Metric("same_dlib", f"same person ({DLIB_SAME_PERSON})", f"share nearer than {DLIB_SAME_PERSON}", "identity",
@@ -108,7 +108,7 @@ def metrics_of(extractors: Mapping[str, str]) -> tuple[Metric, ...]:
         digits, unit = _DIGITS[trait], UNITS[trait]
         if trait == "identity":
             out.append(Metric(f"truth_{trait}_{network}", f"to true face, {network}", unit, key, digits=digits))
-        label = f"to source face, {network}" if trait == "identity" else f"{trait}, {network}"
+        label = f"to wanted face, {network}" if trait == "identity" else f"{trait}, {network}"
         out.append(Metric(f"{trait}_{network}", label, unit, key, digits=digits))
         if trait != "age":
             gained = f"gain {trait}, {network}"

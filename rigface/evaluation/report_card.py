@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rigface.evaluation.baselines import CONTROLS, FLOOR
+from rigface.evaluation.baselines import CONTROLS, FLOOR, SHAKEN
 from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
 from rigface.evaluation.metric_registry import (
     UNKNOWN_SET,
@@ -107,10 +107,11 @@ def make_card(
     edits = list(dict.fromkeys(r["edit"] for r in rows))
     strangers = _impostors(rows)
     metrics, test_set = metrics_of(extractors), TestSet(identity.threshold_at(strangers), floors_of(_of_floor(rows)))
-    matrices = _leakage(rows, models)
+    shown = [m for m in models if m != SHAKEN]  # everywhere but among clips, whose noise it tells
+    matrices = _leakage(rows, shown)
     by_place = _by_place(rows)
     out = []
-    for model in models:
+    for model in shown:
         for edit in edits:
             own = by_place.get((model, edit), [])
             if not own:

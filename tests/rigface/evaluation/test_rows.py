@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import EditSpec, LightEdit
-from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, ROUND_TRIP, controls, jittered
+from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, ROUND_TRIP, SHAKEN, controls, jittered
 from rigface.evaluation.rows import Known, measure_edits
 from rigface.evaluation.samples import Edited, traits_of
 
@@ -165,6 +165,14 @@ def test_controls_output_source_target_and_round_trip(estimator):
 def test_without_a_target_two_controls_remain(estimator):
     made = controls([edited(None, edit=EditSpec(yaw_deg=5))], round_trip=lambda p: p)
     assert [c.model for c in made] == [COPY_SOURCE, FLOOR]
+
+
+def test_true_frames_of_clips_are_moved_each_its_own_way():
+    truth = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    frames = [edited(None, key=str(k), truth=truth, clip=("clip", k / 25)) for k in range(6)]
+    moved = [c for c in controls(frames) if c.model == SHAKEN]
+    assert [c.clip for c in moved] == [frame.clip for frame in frames]
+    assert len({c.output.tobytes() for c in moved}) > 1
 
 
 @pytest.mark.parametrize("size", [64, 512])
