@@ -3,11 +3,14 @@
     python benchmarks/driver.py                       all cases; ten minutes
     python benchmarks/driver.py films 100000          one case, to its end; so many films or clips
     python benchmarks/driver.py names 10000000        the sets of names alone
+    python benchmarks/driver.py shards 2000           what Ray adds: shards handed to stages that do nothing
 
 A film is two hours at five frames a second, 120 units of 300 frames; a clip is ten frames. Inputs are listed, out of
 order, surveyed by a fake, bundled, planned, stored, and counted as done, in a process of its own for each case; then
 another process resumes the finished dataset, which reads all of it and holds all sets of names. What grows with the
-inputs are these sets, so `names` fills them alone to the size of a whole job. Writes benchmarks/results/driver.json.
+inputs are these sets, so `names` fills them alone to the size of a whole job. `shards` is `dataflow.run_shards` on a
+private cluster, with the pools of a laptop; its time is the processor's of this process, with all threads of Ray in it,
+so that actors on the same cores do not count. Writes benchmarks/results/driver.json.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from typing import Any
 
 import harness
 
-CASES = (("films", 2000), ("films", 8000), ("clips", 100_000), ("clips", 1_000_000))
+CASES = (("films", 4000), ("clips", 250_000), ("clips", 500_000))
 NAMES = 10_000_000
+SHARDS = (500, 2500)  # of CLIPS_A_SHARD clips
+CLIPS_A_SHARD = 21
+EVERY = (*CASES, ("names", NAMES), *(("shards", count) for count in SHARDS))
 UNITS = {"films": 120, "clips": 1}
 FRAMES = {"films": 300, "clips": 10}
 
@@ -100,6 +106,41 @@ def names(count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class Nothing:
+    """A stage without work."""
+
+    name, needs, adds = "nothing", (), ()
+
+    def __call__(self, unit: Any) -> None: ...
+
+
+def ray(shards: int, folder: str) -> dict[str, Any]:
+    """Hand out shards to actors on Ray, and count them."""
+    from pipelines.cluster import session
+    from pipelines.extract import dataflow
+    from pipelines.extract.config import STAGES, laptop
+    from pipelines.extract.plan import UnitPlan
+    from rigface.testing import fakes
+    from rigface.video.decode import Chunk
+
+    dataflow.stage_arguments = lambda *_: {name: (Nothing, {}) for name in STAGES}
+    config, chunk = replace(laptop(), out=folder), Chunk(0, 0, None, None, 0)
+    uris = _uris("clips", shards * CLIPS_A_SHARD)
+    units = (UnitPlan(f"{k:024x}", uri, 0, 1, chunk, 10, f"{k // CLIPS_A_SHARD:024x}") for k, uri in enumerate(uris))
+    bundled = [[next(units) for _ in range(CLIPS_A_SHARD)] for _ in range(shards)]
+    with session.connected(cpus=config.cpus):
+        began, first, done = time.process_time(), 0.0, 0
+        for records in dataflow.run_shards(config, fakes.HEAD, fakes.DETECTOR, bundled, lambda sentence: None):
+            first, done = first or time.process_time(), done + (len(records) == CLIPS_A_SHARD)
+        ended = time.process_time()
+    assert done == shards
+    return {
+        "kind": "shards", "inputs": shards * CLIPS_A_SHARD, "shards": shards, "peak_mb": _mb(),
+        "start_cpu_s": round(first - began, 1), "cpu_s": round(ended - first, 1),
+        "ms_a_shard": round(1e3 * (ended - first) / (shards - 1), 2),
+    }  # fmt: skip
+
+
 def _uris(kind: str, count: int) -> Iterator[str]:
     return (f"s3://bucket/{kind}/{k % 256:02x}/{k:012}.mp4" for k in range(count))
 
@@ -110,7 +151,7 @@ def _mb() -> float:
 
 def _case(kind: str, count: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        for resumed in ("",) if kind == "names" else ("", "resumed"):
+        for resumed in ("", "resumed") if kind in UNITS else ("",):
             words = [sys.executable, __file__, kind, str(count), folder, resumed]
             done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
             yield json.loads(done.stdout.splitlines()[-1])
@@ -119,10 +160,13 @@ def _case(kind: str, count: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     if len(sys.argv) > 3:
         kind, count, folder, resumed = sys.argv[1:]
-        print(json.dumps(names(int(count)) if kind == "names" else run(kind, int(count), folder, bool(resumed))))
+        if kind in UNITS:
+            print(json.dumps(run(kind, int(count), folder, bool(resumed))))
+        else:
+            print(json.dumps(names(int(count)) if kind == "names" else ray(int(count), folder)))
         return
     cases = []
-    for kind, count in [(sys.argv[1], int(sys.argv[2]))] if len(sys.argv) > 2 else (*CASES, ("names", NAMES)):
+    for kind, count in [(sys.argv[1], int(sys.argv[2]))] if len(sys.argv) > 2 else EVERY:
         for case in _case(kind, count):
             print(case, flush=True)
             cases.append(case)

@@ -183,6 +183,18 @@ class _Run:
     # --- processing
 
     def _process(self, plans: dict[str, Plan]) -> None:
+        shards, waiting = self._missing(plans)
+        is_small = in_process.is_chosen(self.config, chain.from_iterable(shards))
+        if shards and not is_small:
+            self._connect()
+        if shards:
+            self._run_shards(plans, waiting, shards, is_small)
+        self._finalizer.flush(wait=True)
+
+    def _missing(self, plans: dict[str, Plan]) -> tuple[list[list[UnitPlan]], dict[str, set[str]]]:
+        """The units to run, by shard, and those of each input that lacks several; the row of one that lacks none is
+        made.
+        """
         if self._existing is None or self._planner.has_removed:
             self._planner.has_removed = False
             rows = (uri for table in self.dataset.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
@@ -199,20 +211,15 @@ class _Run:
             for uri, of_input in units.items()
             if not (self.config.part and uri in has_row)  # to repair a finished input is for the run without --shard
         }
-        waiting = {uri: {unit.unit_id for unit in of_input} for uri, of_input in missing.items() if of_input}
-        self.dataset.reopen([uri for uri in waiting if uri in has_row])  # shards of a finished input were deleted
-        shards = self._bundled(plans, [unit for of_input in missing.values() for unit in of_input])
-        complete = [plan for uri, plan in plans.items() if uri not in waiting and uri not in has_row]
-        expected = {unit.unit_id: unit.expected for of_shard in shards for unit in of_shard}
-        self.progress.expect(len(waiting) + len(complete), len(expected), sum(expected.values()))
-        is_small = in_process.is_chosen(self.config, chain.from_iterable(shards))
-        if shards and not is_small:
-            self._connect()
+        missing = {uri: of_input for uri, of_input in missing.items() if of_input}
+        self.dataset.reopen([uri for uri in missing if uri in has_row])  # shards of a finished input were deleted
+        shards = self._bundled(plans, list(chain.from_iterable(missing.values())))
+        complete = [plan for uri, plan in plans.items() if uri not in missing and uri not in has_row]
+        expected = [unit.expected for of_shard in shards for unit in of_shard]
+        self.progress.expect(len(missing) + len(complete), len(expected), sum(expected))
         for plan in complete:
             self._finalizer.add(plan, [held[unit.unit_id] for unit in units[plan.uri]])
-        if shards:
-            self._run_shards(plans, waiting, shards, expected, is_small)
-        self._finalizer.flush(wait=True)
+        return shards, {uri: {unit.unit_id for unit in us} for uri, us in missing.items() if len(us) > 1}
 
     def _bundled(self, plans: dict[str, Plan], units: list[UnitPlan]) -> list[list[UnitPlan]]:
         """The missing units by shard. Those of a shard that lacks others, changed, removed or not wanted now, are
@@ -237,14 +244,13 @@ class _Run:
         plans: dict[str, Plan],
         waiting: dict[str, set[str]],
         shards: list[list[UnitPlan]],
-        expected: dict[str, int],
         is_small: bool,
     ) -> None:
         crashes: deque[str | None] = deque(maxlen=CRASH_WINDOW)
         crashed: set[str] = set()  # inputs
         began, checked = time.monotonic(), 0.0
         where = "in this process (--workers, --address: on Ray)" if is_small else "starting the actors"
-        about = f"{len(expected):,} units of work in {len(shards):,} shards"
+        about = f"{sum(map(len, shards)):,} units of work in {len(shards):,} shards"
         self.progress.message(f"{about}, {where}")
         run_shards = in_process.run_shards if is_small else dataflow.run_shards
         done = run_shards(self.config, *self.specs, shards, lambda sentence: self.progress.message(sentence or about))
@@ -258,14 +264,15 @@ class _Run:
             if self._on_unit is not None:
                 self._on_unit(record)
             self.summary.add(record)
-            self.progress.unit_done(record, expected[record.unit_id])
+            self.progress.unit_done(record, plans[record.uri].expected[record.index])
             if record.crash is None or record.uri not in crashed:  # an input counts once, however many units it has
                 crashes.append(record.crash)
             if record.crash is not None:
                 crashed.add(record.uri)
                 check_crashes(crashes)
-            waiting[record.uri].discard(record.unit_id)
-            if not waiting[record.uri]:
+            left = waiting.get(record.uri, set())
+            left.discard(record.unit_id)
+            if not left:
                 self._finalizer.add(plans[record.uri], [record])
             self._finalizer.flush()
 

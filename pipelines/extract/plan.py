@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -78,7 +79,7 @@ class Plan:
         fields = json.loads(text)
         chunks = tuple(_chunk(chunk) for chunk in fields.pop("chunks"))
         expected, shards = (tuple(fields.pop(name, ())) for name in ("expected", "shards"))
-        return cls(chunks=chunks, expected=expected, shards=shards, **fields)
+        return cls(chunks=chunks, expected=expected, shards=tuple(map(sys.intern, shards)), **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from pipelines.inputs import open_input
 from pipelines.inputs.compact_set import CompactSet
 from rigface.errors import JobBroken
 
-WINDOW = 100_000  # inputs that are surveyed together, so that a large cluster has work
-GROUP_UNITS = 100_000  # units that run together: 300 MB. Restarting actors in between is nothing beside its hours
+WINDOW = 250_000  # inputs that are surveyed together, so that a large cluster has work
+GROUP_UNITS = 250_000  # units that run together: 500 MB; 17 core hours of clips of ten frames. Then actors start anew
 SURVEY_BATCH = 16  # inputs per survey task
 SURVEY_CPUS = 0.5  # of such a task
 SURVEYS_AT_ONCE = 64  # finished tasks that are asked for at once; each such question is about all that are left

@@ -52,7 +52,7 @@ class VideoInfo:
     rotation_deg: int  # how far the stored picture is turned clockwise to stand upright: 0, 90, 180 or 270
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """The samples of one range of slots; plain numbers, so that it travels as a row."""
 
