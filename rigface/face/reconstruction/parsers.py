@@ -121,12 +121,12 @@ class SegformerParser:
     def __init__(
         self, folder: str | Path | None = None, *, size: int = 512, device: str = "cpu", everything: bool = False
     ) -> None:
-        from transformers import SegformerForSemanticSegmentation
-        from transformers.utils import logging
-
         path = assets.find("segformer_face_parsing", folder)
         if not (weights := path / "model.safetensors").is_file():
             raise MissingAsset(f"{path} has no model.safetensors; weights in another format are not read")
+        from transformers import SegformerForSemanticSegmentation  # seconds, once it is known that they are needed
+        from transformers.utils import logging
+
         self.version = f"segformer-{assets.fingerprint(weights)}"
         quiet: Any = logging.disable_progress_bar
         quiet()  # a bar of a second, in every worker, across the progress display

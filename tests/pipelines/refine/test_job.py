@@ -103,9 +103,9 @@ def test_training_overfits_one_batch(config, finished):
     batch = batches.batch(batches.train[:4])
     training = job.RefinerTraining(config, job.RefinerConfig(OpenHead.load().spec, 16), Store(config.out))
     for group in training.optimizer.param_groups:
-        group["lr"] = 1e-3
+        group["lr"] = 3e-3
     before = float(refiner_loss(nothing_but(batch, torch.zeros_like(batch.preview)), batch))
-    for _ in range(100):
+    for _ in range(20):
         loss = refiner_loss(training.network(batch.pictures, batch.code), batch)
         training.optimizer.zero_grad()
         loss.backward()
