@@ -33,6 +33,10 @@ class Ring:
 RINGS = (Ring(1.3, 0.03, 1.12, 0.4, 1.0, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, 0.5, (0.45, 0.95)))
 STILL = 2.2  # reach of the ring that stays
 INSIDE = 0.95  # of the still ring's reach, at most, for those that turn
+FRONTAL = (
+    0.74,
+    0.84,
+)  # cosine of the head's turn from which rings do not cross the face
 BORDER = 0.01  # of the crop's side, which the still ring keeps from its border
 
 
@@ -83,12 +87,18 @@ def surround_mesh(
         all_before.append(beside)
         all_after.append(after + (beside - before))
     still = _still(all_before[-1], rim_px, size)
-    all_after = [_within(after, still, rim_px) for after in all_after]
+    frontal = float(frontality(both.head_rotation)[0])
+    all_after = [after + frontal * (_within(after, still, rim_px) - after) for after in all_after]
     all_before.append(still)
     all_after.append(still)
     normals.append(normals[-1][:1].expand(2, -1, -1))
     unit = torch.nn.functional.normalize(torch.cat(normals, 1), dim=-1)
     return SurroundMesh(np.concatenate(all_before), np.concatenate(all_after), unit, neck[:, 0].numpy())
+
+
+def frontality(rotation: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 for heads (N, 3), axis-angle, turned by up to 33 degrees, 0 from 42 on, where rings cross the face."""
+    return ((to_matrix(rotation)[:, 2, 2] - FRONTAL[0]) / (FRONTAL[1] - FRONTAL[0])).clamp(0, 1)
 
 
 def _within(ring: np.ndarray, still: np.ndarray, rim: np.ndarray) -> np.ndarray:

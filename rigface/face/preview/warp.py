@@ -35,7 +35,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
 from rigface.face.preview.eye_mouth_openings import Opening, close_opening, find_openings
 from rigface.face.preview.inpainting import hole_of, inpaint_background
-from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, ring_triangles, surround_mesh
+from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, frontality, ring_triangles, surround_mesh
 from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import rasterize
@@ -96,8 +96,9 @@ class Previewer:
         points = to_crop_px(project(vertices, both.camera), size).numpy()
         eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
         normals = vertex_normals(vertices, self._head.faces)
-        for p, facing in zip(points, normals[..., 2].numpy()):
-            p[mesh.rim, :2] = _unhidden(p[:, :2], facing, mesh.rim)
+        frontal = frontality(both.head_rotation).numpy()
+        for p, facing, share in zip(points, normals[..., 2].numpy(), frontal):
+            p[mesh.rim, :2] = _unhidden(p[:, :2], facing, mesh.rim, share)
         straight_rim = self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, mesh.rim]
         around = surround_mesh(straight_rim, points[0, mesh.rim], both, size, skull)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror, SEEN)
@@ -185,8 +186,8 @@ class _Mesh:
         return drawn, table
 
 
-def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """(R, 2) the rim of a face (V, 2), and where the cheek hides it, the outline of the cheek.
+def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """(R, 2) the rim of a face (V, 2), and where the cheek hides it, a `share` of the way to the cheek's outline.
 
     Hair and ears begin there in the picture. `facing` (V,) is the cosine to the viewer.
     """
@@ -195,7 +196,7 @@ def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray) -> np.nda
     apart = np.abs(np.angle(np.exp(1j * (turn[rim][:, None] - turn))))
     outline = np.where(apart < BESIDE, reach, 0).max(1)
     hidden = np.clip((HIDDEN[0] - facing[rim]) / (HIDDEN[0] - HIDDEN[1]), 0, 1)
-    further = np.clip(outline / reach[rim] - 1, 0, MAX_PUSH) * hidden
+    further = np.clip(outline / reach[rim] - 1, 0, MAX_PUSH) * hidden * share
     return np.asarray(points[rim] + offsets[rim] * further[:, None])
 
 
