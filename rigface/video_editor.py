@@ -177,6 +177,7 @@ def animated(
     taken: frozenset[Trait],
     options: VideoOptions,
     monitor: FaceMonitor | None = None,
+    mask: np.ndarray | None = None,
 ) -> Iterator[EditedFrame]:
     """Animate a picture's faces with the largest face of a driving video.
 
@@ -185,6 +186,7 @@ def animated(
         sources: its faces to animate.
         spec: `take` includes `taken`.
         taken: traits that come from the video.
+        mask: see `FaceEdit`.
 
     Raises:
         BadVideo: nothing decodes. NoFace: the video shows no face.
@@ -211,7 +213,7 @@ def animated(
                     moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people: dict[Trait, Face | FaceParams] = {**targets, **{trait: moved for trait in taken}}
                 wanted = editor.edited_params(source.params, spec, people)
-                faces.append(FrameFace(k, source, wanted, spec, targets.get("identity"), None))
+                faces.append(FrameFace(k, source, wanted, spec, targets.get("identity"), mask))
             yield _Plan(frame, image, faces, [None] * len(faces))
 
     yield from _edit_frames(editor, plans(), options)

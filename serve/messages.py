@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.edits import EditWarning, FaceEdit, RegionPrompt, record_of
+from rigface.edits import EditSpec, EditWarning, FaceEdit, RegionPrompt, record_of
 from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, FaceRequest, Format, VideoJob
 
@@ -57,6 +57,14 @@ def stored_pictures(edits: Sequence[FaceEdit[str]]) -> dict[str, str]:
         for n, one in enumerate(edits)
         for name, picture in edit_record([one])["from"].items()
     }  # fmt: skip
+
+
+def batch_edits(asked: BatchJob, number: int, traits: Mapping[str, str]) -> tuple[FaceEdit[str], ...]:
+    """The edits that make one result of a batch, by its request and the `traits` of its submission."""
+    one, pictures = asked.edits[number], dict(traits)
+    mask = pictures.pop("mask", None)
+    faces = [(asked.face, one)] if isinstance(one, EditSpec) else [(each.face, each.edit) for each in one.faces]
+    return tuple(FaceEdit(face, edit, {t: pictures[t] for t in edit.take}, mask) for face, edit in faces)
 
 
 def video_edits(asked: VideoJob, traits: Mapping[str, str]) -> list[FaceEdit[str]]:

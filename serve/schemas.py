@@ -180,8 +180,21 @@ class _Job(Sampling, Targets):
     )
 
 
+class OneFace(Strict):
+    """The edit of one face of several, which copies from the pictures of the job."""
+
+    face: FaceChoice = Field("largest", description="`all`: every face that has no edit of its own")
+    edit: Edit = Field(default_factory=EditSpec)
+
+
+class SeveralFaces(Strict):
+    """Edits of several faces, made at once."""
+
+    faces: list[OneFace] = Field(min_length=1, max_length=MAX_FACE_EDITS)
+
+
 class BatchJob(_Job):
-    """Many edits of one picture."""
+    """Many edits of one picture, each of `face`, or of several faces."""
 
     model_config = _documented(
         "kind", "picture", "edits", kind="batch", picture=_ID, edits=[{"yaw_deg": -20}, {"yaw_deg": 20}]
@@ -189,7 +202,8 @@ class BatchJob(_Job):
 
     kind: Literal["batch"]
     picture: Picture = None
-    edits: list[Edit] = Field(min_length=1, max_length=1000)
+    edits: list[Edit | SeveralFaces] = Field(min_length=1, max_length=1000)
+    mask: PictureRef | None = MASK
     format: Format = "png"
 
 
@@ -218,6 +232,7 @@ class AnimationJob(_Job, VideoOutput):
         description="traits taken from the video; traits of a target override them",
     )
     edit: Edit = Field(default_factory=EditSpec, description="values that override the video's")
+    mask: PictureRef | None = MASK
     absolute: bool = Field(False, description="use the driver's absolute pose and expression, not its changes")
     neutral: Literal["first", "calmest"] = Field("first", description="the reference frame of the changes")
     smooth: bool = Field(True, description="smooth the driver's coefficients over time")

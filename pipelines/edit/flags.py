@@ -157,14 +157,14 @@ def parse_edits(face: str, flags: EditFlags, faces: Sequence[FaceFlags] = ()) ->
             replace(flags, **{f.name: v for f in fields(flags) if (v := getattr(one.flags, f.name)) != f.default})
             for one in faces
         ]
-        return [FaceEdit(one.face, *parse_flags(of), _mask_of(of)) for one, of in zip(faces, own)]
-    read, mask = _from_file(flags.edit), _mask_of(flags)
+        return [FaceEdit(one.face, *parse_flags(of), mask_of(of)) for one, of in zip(faces, own)]
+    read, mask = _from_file(flags.edit), mask_of(flags)
     if len(read) == 1:
         return [FaceEdit(face, *parse_flags(flags), mask)]
     return [FaceEdit(one.face, *parse_flags(flags, one.edit), mask) for one in read]
 
 
-def _mask_of(flags: EditFlags) -> Path | None:
+def mask_of(flags: EditFlags) -> Path | None:
     """The file of a region, or of a region's prompt; PlanError for more than one."""
     names = [flags.region, *(item.partition("=")[0] for item in flags.region_prompt)]
     masks = {mask for name in names if (mask := _mask(name)) is not None}

@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
-from pipelines.edit.flags import parse_edits, parse_flags, parse_traits, save_edits
+from pipelines.edit.flags import mask_of, parse_edits, parse_flags, parse_traits, save_edits
 from pipelines.edit.inputs import IMAGE_SUFFIXES, errors_named, kind_of, read_image
 from pipelines.edit.outputs import check_writable
 from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note, missing_note, warning_notes
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from rigface.editor import Editor, profile_of, usual_checkpoint
-from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Region, Trait
+from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, FaceEdit, Trait
 from rigface.errors import PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of, axis_names
@@ -53,8 +52,6 @@ def edit(config: EditConfig) -> EditReport:
 def animate(config: AnimateConfig) -> EditReport:
     """Animate an image by a video; raises as `edit`."""
     flags = config.flags
-    if flags.region not in get_args(Region):
-        raise PlanError(f"--region: of an animation it is one of {', '.join(get_args(Region))}")
     if flags.target is not None:
         raise PlanError("--target: the video is the target; use --pose-from, --expression-from or --light-from")
     spec, paths = parse_flags(replace(flags, take=""))  # the traits of --take come from the video
@@ -64,7 +61,8 @@ def animate(config: AnimateConfig) -> EditReport:
     if kind_of(config.source) != "image":
         raise PlanError(f"{config.source}: want an image to animate; to change a video use `rigface edit`")
     check_output(config.out, config.driving, True, [config.face])
-    editor, (whole,) = _prepare(config, [FaceEdit(config.face, replace(spec, take=spec.take | taken), paths)])
+    asked = FaceEdit(config.face, replace(spec, take=spec.take | taken), paths, mask_of(flags))
+    editor, (whole,) = _prepare(config, [asked])
     return animate_image(config, whole, editor, taken)
 
 

@@ -51,7 +51,7 @@ def animate_image(config: AnimateConfig, edit: FaceEdit[Face], editor: Editor, t
     options = VideoOptions(
         seed=config.engine.seed, smooth=not config.raw, absolute=config.absolute, neutral=config.neutral
     )
-    frames = animated(editor, image, faces, source, edit.edit, edit.targets, taken, options)
+    frames = animated(editor, image, faces, source, edit.edit, edit.targets, taken, options, mask=edit.mask)
     size = (image.shape[1], image.shape[0])
     with errors_named(config.driving):
         origins = [Origin(config.source, "componentOf"), Origin(config.driving, "inputTo")]

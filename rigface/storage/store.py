@@ -178,7 +178,9 @@ class Store:
             bucket, key = self.bucket_and_key(path)
             objects.delete(bucket, objects.keys_unordered(bucket, f"{key}/"))
         else:
-            shutil.rmtree(self.at(path), ignore_errors=not os.path.exists(self.at(path)))
+            while os.path.exists(self.at(path)):
+                with contextlib.suppress(FileNotFoundError):  # another thread removes it, too
+                    shutil.rmtree(self.at(path))
 
     def paths(self, folder: str, suffix: str = "") -> Iterator[str]:
         """Paths (relative to the root) of all objects below a folder, in no particular order; none if it is not there.

@@ -23,7 +23,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rigface.edits import FaceEdit, Trait
+from rigface.edits import EditSpec, FaceEdit, Trait
 from serve.content_cache import LruCache, picture_id
 from serve.limits import MAX_JSON_VALUES, MAX_PART_FILES, Limits
 from serve.messages import EditInput, JobSubmission, stored_pictures
@@ -34,9 +34,11 @@ from serve.schemas import (
     FaceEdits,
     FaceRequest,
     JobRequest,
+    OneFace,
     PictureRef,
     PictureRequest,
     PreviewRequest,
+    SeveralFaces,
     VideoJob,
     without_files,
 )
@@ -92,15 +94,12 @@ class RequestParser:
             change = {"faces": [FaceRequest.model_validate(one) for one in bare]}
             traits = stored_pictures(faces)
         else:
-            edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
             own = _own_traits(files)
-            where = "edits.take" if len(edits) > 1 else "edit.take"
-            taken = _traits(files, own.union(*(edit.take for edit in edits)), where)
+            edits = [_copying(one, own) for one in (asked.edits if isinstance(asked, BatchJob) else [asked.edit])]
+            takes = [edit.take for one in edits for edit in _edits_of(one)]
+            taken = _traits(files, frozenset().union(*takes), "edits.take" if len(edits) > 1 else "edit.take")
             traits = {str(trait): name for trait, name in taken.items()}
-            if "mask" in files and not isinstance(asked, VideoJob):
-                raise ApiError("bad-request", f"mask: a job of kind {asked.kind} takes no mask")
             traits |= {"mask": files["mask"][0]} if "mask" in files else {}
-            edits = [replace(edit, take=edit.take | own) for edit in edits]
             change = {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
         picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
         data = {key: data for key, data in files.values() if key in {picture, clip, *traits.values()}}
@@ -173,6 +172,18 @@ def _face_edits(asked: FaceEdits, files: Files) -> tuple[FaceEdit[str], ...]:
         mask = (shared | own).get("mask", (None,))[0]
         out.append(FaceEdit(one.face, edit, _traits(shared | own, edit.take, where), mask))
     return tuple([one for one in out if not one.edit.is_nothing] or out[:1])
+
+
+def _edits_of(one: EditSpec | SeveralFaces) -> list[EditSpec]:
+    return [one] if isinstance(one, EditSpec) else [each.edit for each in one.faces]
+
+
+def _copying(one: EditSpec | SeveralFaces, traits: frozenset[Trait]) -> EditSpec | SeveralFaces:
+    """An item of a batch whose edits also take these traits."""
+    if isinstance(one, EditSpec):
+        return replace(one, take=one.take | traits)
+    faces = [OneFace(face=each.face, edit=replace(each.edit, take=each.edit.take | traits)) for each in one.faces]
+    return SeveralFaces(faces=faces)
 
 
 def _own_traits(files: Files) -> frozenset[Trait]:

@@ -8,11 +8,10 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from rigface.edits import FaceEdit
 from rigface.errors import BadInput
 from serve.inference.edit_service import CompletedEdit, EditRunner
 from serve.jobs.store import Job, JobStore, ResultInfo
-from serve.messages import EditInput
+from serve.messages import EditInput, batch_edits
 from serve.problems import ApiError
 from serve.schemas import BatchJob, EditRequest, Sampling
 from serve.security.api_keys import Key
@@ -28,11 +27,10 @@ async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunne
     missing = iter([n for n in range(job.total) if n not in job.results])
 
     async def run_edit(number: int) -> CompletedEdit:
-        edit = asked.edits[number]
-        shared = {name: getattr(asked, name) for name in (*Sampling.model_fields, "face", "format")}
-        request = EditRequest(edit=edit, **shared)
-        targets = {trait: job.traits[trait] for trait in edit.take}
-        edit_input = EditInput(job.picture, (FaceEdit(asked.face, edit, targets),), dict(files))
+        faces = batch_edits(asked, number, job.traits)
+        shared = {name: getattr(asked, name) for name in (*Sampling.model_fields, "format")}
+        request = EditRequest(**shared)  # the edits are in the input
+        edit_input = EditInput(job.picture, faces, dict(files))
         return await edits.run(edits.plan(request, edit_input, job.media_type, Key(job.owner), job.id))
 
     async def work() -> None:

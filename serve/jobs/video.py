@@ -243,9 +243,12 @@ class _VideoRun:
         edit = replace(asked.edit, take=asked.edit.take | from_video)
         options = replace(options, smooth=asked.smooth, absolute=asked.absolute, neutral=asked.neutral)
         height, width = image.shape[:2]
-        one = FaceEdit[str](asked.face, edit, self.job.traits)  # type: ignore[arg-type]
+        pictures: dict[Any, str] = dict(self.job.traits)
+        mask = pictures.pop("mask", None)
+        one = FaceEdit(asked.face, edit, pictures, mask)
         targets = {trait: face for (trait, _), face in self._targets(editor, [one]).items()}
-        return one, (width, height), animated(editor, image, sources, video, edit, targets, from_video, options)
+        frames = animated(editor, image, sources, video, edit, targets, from_video, options, mask=self._mask(one))
+        return one, (width, height), frames
 
     def _encoded_pieces(
         self,

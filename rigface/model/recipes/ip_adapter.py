@@ -4,8 +4,9 @@
 
 diffusers' classes do the work, and its `load_ip_adapter` reads the file. A person is an identity vector (dlib's 128
 numbers or ArcFace's 512); neither render nor background is read, so by itself it does not know the wanted pose.
-A FaceID file of others fits if its vectors are of the width of the examples', that is, ArcFace's. Adapters on CLIP's
-picture embeddings (plain, Plus, Full Face) are refused.
+A FaceID file of others fits if its vectors are of the width of the examples', that is, ArcFace's; its low-rank layers
+are added to the denoiser's weights, where it has some. Adapters on CLIP's picture embeddings (plain, Plus, Full Face)
+are refused.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class IPAdapterRecipe(PlainAdapterRecipe):
         plain = PlainModel(denoiser, start.model.default_text, start.model.expression_size)
         adapter = fresh(denoiser, options.identity_width)
         if options.weights is not None:
-            adapter = read_adapter(options.weights, adapter)
+            adapter = read_adapter(options.weights, adapter, denoiser)
         model = IdentityModel(plain, adapter)
         for name, parameter in model.denoiser.named_parameters():
             parameter.requires_grad_(_is_added(name))
@@ -136,8 +137,11 @@ def fresh(denoiser: UNet2DConditionModel, width: int) -> dict[str, Tensor]:
     return adapter
 
 
-def read_adapter(place: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter from its file or folder, with the names and widths of another; BadCheckpoint if it differs."""
+def read_adapter(place: Path, like: Mapping[str, Tensor], denoiser: UNet2DConditionModel) -> dict[str, Tensor]:
+    """An adapter from its file or folder, with the names and widths of another; BadCheckpoint if it differs.
+
+    Its low-rank layers are added to the denoiser's weights.
+    """
     adapter = read_safetensors(place / FILE if place.is_dir() else place)
     width, want = adapter.get("image_proj.proj.0.weight"), like["image_proj.proj.0.weight"].shape[1]
     if width is None:
@@ -150,15 +154,32 @@ def read_adapter(place: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{place}: this IP-Adapter reads identity vectors of {width.shape[1]} numbers, the examples' have {want}; "
             "ArcFace's have 512 (rigface pair --identity arcface)"
         )
-    if low_rank := [name for name in adapter if "_lora." in name]:
-        raise BadCheckpoint(
-            f"{place}: this adapter also holds low-rank layers ({low_rank[0]} ...), which belong into the denoiser; "
-            "fuse them into the start first, and leave them out here"
-        )
+    low_rank = {name: adapter.pop(name).float() for name in list(adapter) if "_lora." in name}
     shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (adapter, like)]
     if odd := sorted(name for name in {*adapter, *like} if shapes[0].get(name) != shapes[1].get(name)):
         raise BadCheckpoint(f"{place}: this IP-Adapter is of another denoiser; {odd[0]} differs")
+    try:
+        fuse(denoiser, low_rank)
+    except (KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise BadCheckpoint(f"{place}: its low-rank layers are of another denoiser: {error}") from error
     return {name: tensor.float() for name, tensor in adapter.items()}
+
+
+@torch.no_grad()
+def fuse(denoiser: UNet2DConditionModel, low_rank: Mapping[str, Tensor]) -> None:
+    """Add the low-rank layers of a FaceID file, `ip_adapter.N.to_q_lora.down.weight` ..., to a denoiser's attention.
+
+    N counts all its attentions, of both kinds. W + up down, as the file's authors apply them at scale 1.
+    """
+    processors = list(denoiser.attn_processors)
+    for name, down in low_rank.items():
+        start, is_down, _ = name.partition(".down.weight")
+        if is_down:
+            _, number, layer = start.split(".")
+            attention = processors[int(number)].removesuffix(".processor")
+            target = layer.removesuffix("_lora") + (".0" if layer.startswith("to_out") else "")
+            linear: Any = denoiser.get_submodule(f"{attention}.{target}")
+            linear.weight.data = linear.weight + low_rank[f"{start}.up.weight"] @ down  # the start's own stays
 
 
 RECIPE = IPAdapterRecipe()

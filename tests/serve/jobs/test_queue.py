@@ -6,13 +6,15 @@ import time
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 
 from rigface.errors import StorageGone
-from rigface.image import decode
+from rigface.image import decode, encode_png
 from rigface.storage.store import Store
 from serve.jobs.queue import JobQueue
 from serve.jobs.store import Job, JobStore, _read_record
+from tests.serve.conftest import photo
 from tests.serve.jobs.conftest import settled, submit, wait
 
 
@@ -36,6 +38,23 @@ def test_job_runs_and_its_results_are_served(serve_jobs, png, place, request, tm
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
     assert served.get(f"/v1/jobs/{name}").status_code == 404
     assert not list(Store(uri).paths("jobs"))
+
+
+def test_batch_is_bounded_by_its_mask_and_gives_each_face_its_own_edit(serve_jobs, two_faces):
+    served, mask, png = serve_jobs(), np.zeros((96, 80, 3), np.uint8), encode_png(photo(77))  # that nobody analysed
+    mask[:, :40] = 255
+    faces = [{"face": 0, "edit": {"yaw_deg": 15}}, {"face": 1, "edit": {"yaw_deg": -15}}]
+    body = {"kind": "batch", "edits": [{"faces": faces}, {"yaw_deg": 9}], "face": "all", "model": "preview"}
+    files = {"picture": ("a.png", png), "mask": ("m.png", encode_png(mask)), "request": (None, json.dumps(body))}
+    name = served.post("/v1/jobs", files=files).json()["id"]
+    wait(served, name, "done")
+    results = [served.get(f"/v1/jobs/{name}/results/{n}") for n in range(2)]
+    asked = [[round(row["yaw_deg"]) for row in json.loads(r.headers["RigFace-Asked"])] for r in results]
+    assert asked == [[15, -15], [9, 9]]
+    for result in results:
+        image = decode(result.content)
+        assert np.array_equal(image[:, 40:], decode(png)[:, 40:])
+        assert not np.array_equal(image[:, :40], decode(png)[:, :40])
 
 
 def test_result_redirects_to_bucket_if_links_are_on(serve_jobs, png, bucket, tmp_path):
@@ -196,6 +215,7 @@ def test_owner_with_fewest_running_jobs_is_next(tmp_path):
         ({"edits": [{"yaw_deg": 500}]}, "yaw_deg"),
         ({"format": "gif"}, "format"),
         ({"kind": "animation", "edits": None}, "edits"),
+        ({"edits": [{"faces": [{"edit": {"take": ["light"]}}]}]}, "edit.take: light needs a target picture"),
     ],
 )
 def test_invalid_job_is_refused_with_field_name(serve_jobs, png, more, says):

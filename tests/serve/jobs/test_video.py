@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from rigface.image import decode
+from rigface.image import decode, encode_png
 from rigface.storage.store import Store
 from rigface.video.decode import read_frames
 from rigface.video.writer import best_codec
@@ -101,13 +101,17 @@ def test_video_job_edits_and_marks_every_frame(served_clips, services, clip, tmp
 
 def test_animation_job_animates_image(served_clips, clip, png, tmp_path):
     served = served_clips()
-    files = {"picture": ("a.png", png)}
+    white = decode(png) * 0
+    white[:48] = 255
+    files = {"picture": ("a.png", png), "mask": ("m.png", encode_png(white))}
     name = submit(served, clip, "animation", files, edit={"yaw_deg": 20}, silent=True, model="preview").json()["id"]
     done = wait(served, name, "done")
     assert set(done["asked"][0]) >= {"yaw_deg", "pitch_deg", "roll_deg"}
     now, sound, _ = shown(served, name, tmp_path)
     assert (len(now), sound) == (20, [])
     assert now[0].image.shape == decode(png).shape
+    change = np.abs(now[0].image.astype(int) - decode(png)).mean((1, 2))
+    assert change[:44].max() > 3 * change[56:].max()  # below the mask there is compression alone
 
 
 @pytest.fixture

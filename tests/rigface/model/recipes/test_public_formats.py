@@ -96,6 +96,26 @@ def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, 
     assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
 
 
+def test_low_rank_layers_of_a_face_id_file_are_added_to_the_denoiser(built, start_once, tmp_path):
+    unet = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
+    file, added = ip_adapter.fresh(unet, 128), {}
+    names = list(unet.attn_processors)
+    for number, layer in ((0, "to_q"), (1, "to_k"), (len(names) - 1, "to_out")):
+        place = f"{names[number].removesuffix('.processor')}.{layer}{'.0' * (layer == 'to_out')}.weight"
+        out, into = unet.get_parameter(place).shape
+        down, up = torch.randn(2, into), torch.randn(out, 2)
+        key = f"ip_adapter.{number}.{layer}_lora"
+        file |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+        added[place] = up @ down
+    save_file(file, tmp_path / "faceid.safetensors")
+    begun = built("ip_adapter", replace(OPTIONS, weights=tmp_path / "faceid.safetensors")).model.denoiser.state_dict()
+    for name, tensor in unet.state_dict().items():
+        torch.testing.assert_close(begun[name], tensor + added.get(name, 0))
+    save_file(file | {f"ip_adapter.99.to_q_lora.{w}.weight": torch.ones(1, 1) for w in ("down", "up")}, tmp_path / "b")
+    with pytest.raises(BadCheckpoint, match="low-rank layers are of another denoiser"):
+        built("ip_adapter", replace(OPTIONS, weights=tmp_path / "b"))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_public_weights_begin_as_they_were_with_the_render_as_their_hint(built, start_once, tmp_path, channels):
     unet = recipe_of("t2i").build(start_once, OPTIONS).model.denoiser
