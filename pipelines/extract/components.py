@@ -48,7 +48,8 @@ def detector(settings: Settings, device: str = "cpu") -> Detector:
         return fakes.FakeDetector()
     if settings.detector == "insightface":  # the pack's own landmarks fit no reconstructor
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
-    return load_detector(settings.detector, small_faces=settings.small_faces, device="" if device == "cpu" else device)
+    place = "" if device == "cpu" else device
+    return load_detector(settings.detector, small_faces=settings.small_faces, device=place, matrices=False)
 
 
 def identity(settings: Settings) -> Identity | None:

@@ -167,7 +167,7 @@ class MaskAndScore:
         if not len(rows) or (self._parser is None and self._assess is None):
             return
         masks: list[bytes] = []
-        qualities: list[dict[str, Any]] = []
+        qualities: list[Quality] = []
         done: list[int] = []
         faces = _aligned(unit, rows)
         if self._assess is not None:
@@ -184,7 +184,7 @@ class MaskAndScore:
                         masks += [encode_png(mask)] if self._keeps_mask else []
                 if self._assess is not None:
                     with unit.timed("quality"):
-                        qualities.append(asdict(self._assess(faces, i, mask, degrees[i], residuals[i])))
+                        qualities.append(self._assess(faces, i, mask, degrees[i], residuals[i]))
             except BAD_FACE as e:
                 unit.fail(row, self.name, str(e))
                 del masks[len(done) :], qualities[len(done) :]
@@ -192,7 +192,8 @@ class MaskAndScore:
             done.append(row)
         columns: dict[str, pa.Array] = {"mask": pa.array(masks, pa.binary())} if self._keeps_mask else {}
         for f in fields(Quality) if self._assess is not None else ():
-            columns[f.name] = pa.array([q[f.name] for q in qualities], pa.bool_() if f.type == "bool" else pa.float32())
+            kind = pa.bool_() if f.type == "bool" else pa.float32()
+            columns[f.name] = pa.array([getattr(quality, f.name) for quality in qualities], kind)
         unit.add(columns, np.array(done, np.int64))
 
 

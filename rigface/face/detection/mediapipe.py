@@ -77,6 +77,7 @@ class MediapipeDetector:
         tiles: maximum number of tiles of one second look.
         device: run the networks in torch on it, in batches; landmarks agree to 0.1 px of a 512 px crop, and there is
             no `Detection.matrix`. Empty: MediaPipe's own library, on the CPU, where it is 2.4 times faster.
+        matrices: compute `Detection.matrix`.
 
     Raises:
         MissingAsset: `face_landmarker.task` is not on this machine.
@@ -90,6 +91,7 @@ class MediapipeDetector:
         small_faces: bool = False,
         tiles: int = 300,
         device: str = "",
+        matrices: bool = True,
     ) -> None:
         path = assets.find("face_landmarker", folder)
         self.spec = DetectorSpec("mediapipe", f"face_landmarker-{assets.fingerprint(path)}", 478, BLENDSHAPES)
@@ -100,7 +102,7 @@ class MediapipeDetector:
 
             self._landmarker = TorchLandmarker(path, faces=faces, min_glimpse=GLIMPSE, device=device)
         else:
-            self._landmarker = MediapipeLibrary(path, faces=faces, min_glimpse=GLIMPSE)
+            self._landmarker = MediapipeLibrary(path, faces=faces, min_glimpse=GLIMPSE, matrices=matrices)
         self._ahead: list[tuple[np.ndarray, list[Detection]]] = []
 
     def prepare(self, images: Sequence[np.ndarray]) -> None:

@@ -13,6 +13,8 @@ Conventions: pixel coordinates are continuous, the middle of the first pixel is 
 Only `crop` uses OpenCV's integer-centred coordinates. An affine is (2, 3) float32: out = A[:, :2] @ (x, y) + A[:, 2].
 """
 
+from math import sqrt
+
 import cv2
 import numpy as np
 
@@ -48,16 +50,19 @@ def crop(image: np.ndarray, frame_to_crop: np.ndarray, size: int = CROP_PX) -> n
     Shrinking is antialiased, enlarging is bilinear.
     """
     affine = np.asarray(frame_to_crop, np.float64)
-    corners = apply(invert(affine), np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64))
-    times = _halvings(1 / np.sqrt(abs(np.linalg.det(affine[:, :2]))))
-    whole = np.rint(corners[[0, 3]]).astype(int)
-    straight = affine[0, 1] == affine[1, 0] == 0 and affine[0, 0] == affine[1, 1] > 0
-    side = int(whole[1, 0] - whole[0, 0])
-    if straight and np.abs(corners[[0, 3]] - whole).max() < 0.02 and side > 0 and side % 2**times == 0:
-        return cv2.resize(
-            _halved(_cut(image, *whole[0], *whole[1]), times), (size, size), interpolation=cv2.INTER_LINEAR
-        )
+    (a, b, x), (c, d, y) = affine.tolist()
+    if not (area := abs(a * d - b * c)):
+        raise np.linalg.LinAlgError("a crop of no size")
+    times = _halvings(1 / sqrt(area))
+    if b == c == 0 and a == d > 0:  # plain numbers: arrays of four corners take as long as the resize
+        ends = -x / a, -y / a, (size - x) / a, (size - y) / a
+        left, top, right, bottom = whole = [round(end) for end in ends]
+        is_whole = max(abs(end - k) for end, k in zip(ends, whole)) < 0.02
+        if is_whole and right > left and (right - left) % 2**times == 0:
+            part = _halved(_cut(image, left, top, right, bottom), times)
+            return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
 
+    corners = apply(invert(affine), np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64))
     margin = 2 ** (times + 1)  # what bilinear sampling and the averaging can reach beyond the square
     x0, y0 = np.floor(corners.min(0)).astype(int) - margin
     columns, rows = -(-(np.ceil(corners.max(0)).astype(int) + margin - (x0, y0)) // 2**times) * 2**times
