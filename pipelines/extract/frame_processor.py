@@ -1,9 +1,10 @@
-"""Frames of one unit -> faces: decode, detect, track, align, crop, and identity vectors of a few crops per track.
+"""Frames of one unit -> faces: decode, detect, track, align, crop, and chips of the few that are recognised.
 
 Path: UnitPlan -> FrameProcessor (in a confined child process) -> Record and faces as Arrow IPC. Full frames end here.
 
 One pass over the frames with one decoded frame in memory, or some that a GPU looks at together. Which faces get an
-identity vector is decided as they pass by (`Picker`), the vectors are computed at the end.
+identity vector is decided as they pass by (`FramePicker`). A later stage computes the vectors from their chips, so that
+this process does without torch, which takes seconds to import and 250 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import BinaryIO, TypeVar
 
 import av  # noqa: F401  (slow to import: not in the first unit's times)
 import cv2
-import numpy as np
 import pyarrow as pa
 
 from pipelines.extract import components
@@ -32,7 +32,7 @@ from rigface.face.identity.dlib_embedding import FramePicker
 from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
-from rigface.types import DLIB_WIDTH, Frame
+from rigface.types import Frame
 from rigface.video.decode import Truncated, read_frames
 
 T = TypeVar("T")
@@ -90,14 +90,10 @@ class FrameProcessor:
                 raise
             record.status, record.stage, record.crash = "partial" if record.frames else "error", "decode", "MemoryError"
             record.reason = f"it needs more than {MEMORY_GB} GB of memory"
-        if self._identity is not None:
-            with clock("identity"):
-                faces.embed(self._identity, lambda: begin("identity"))
         record.faces, record.tracks = len(faces), len(set(faces.tracks))
         record.seconds = clock.seconds
         record.cpu_seconds = time.process_time() - cpu
-        width = DLIB_WIDTH if self._identity is None else self._identity.width
-        return record, ipc(faces.table(width)).to_pybytes() if len(faces) else None
+        return record, ipc(faces.table()).to_pybytes() if len(faces) else None
 
     def _looked_at(self, frames: Iterator[Frame], clock: Clock) -> Iterator[Frame]:
         """The same frames, those before an error too, of which the detector has seen several at once if it can."""
@@ -175,30 +171,22 @@ class _FaceColumns:
         self._frames: list[tuple[int, float]] = []
         self._faces: list[AlignedFaces] = []  # one each, without the crop
         self._crops: list[bytes | None] = []
-        self._rows: dict[tuple[int, int], int] = {}  # (track, frame) -> row
-        self._vectors: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.tracks)
 
     def add(self, frame: Frame, face: AlignedFaces, track: int, quality: int) -> None:
         """Add one face, its crop as JPEG; quality 0: without it."""
-        self._rows[track, frame.index] = len(self)
         self.tracks.append(track)
         self._frames.append((frame.index, frame.time_s))
         self._faces.append(replace(face, crops=[]))
         self._crops.append(encode_jpeg(face.crops[0], quality) if quality else None)
 
-    def embed(self, identity: components.Identity, alive: Callable[[], None]) -> None:
-        """Compute the identity vectors of the picked faces; `alive` is called before each track."""
-        for track, picks in self.picker.picks().items():
-            alive()
-            for (frame, _), vector in zip(picks, identity.embed([chip for _, chip in picks])):
-                self._vectors[self._rows[track, frame]] = vector
-
-    def table(self, width: int) -> pa.Table:
-        """The columns, with `_score` and `_brighter` for later stages; `width` is that of the identity vectors."""
+    def table(self) -> pa.Table:
+        """The columns, with `_score`, `_brighter` and `_chip` for later stages."""
         count, faces = len(self), self._faces
+        chips = {(track, frame): chip for track, picks in self.picker.picks().items() for frame, chip in picks}
+        picked = [chips.get((track, frame)) for track, (frame, _) in zip(self.tracks, self._frames)]
         blendshapes = [face.blendshapes for face in faces]
         return pa.table(
             {
@@ -211,8 +199,8 @@ class _FaceColumns:
                 "frame_to_crop": schema.column([face.frame_to_crop for face in faces], 6),
                 "landmarks": schema.column([face.landmarks for face in faces], faces[0].landmarks.size),
                 "blendshapes": schema.column(blendshapes, 1 if blendshapes[0] is None else blendshapes[0].size),
-                "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
+                "_chip": pa.array([None if chip is None else chip.tobytes() for chip in picked], pa.binary()),
                 "_score": pa.array([face.scores[0] for face in faces], pa.float32()),
                 "_brighter": pa.array(
                     [1.0 if face.brighter is None else face.brighter[0] for face in faces], pa.float32()

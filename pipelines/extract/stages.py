@@ -10,6 +10,7 @@ Only data errors become rows (`BadInput`, a singular matrix, numbers that are no
 and stops the job. `needs` and `adds` are checked by `check_columns` before a cluster is touched.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import encode_png
 from rigface.storage import lock
 from rigface.storage.store import Store
-from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
+from rigface.types import DLIB_WIDTH, DetectorSpec, FaceParams, HeadSpec, Quality
 
 TRIES = 2  # one crash may be the machine's fault; a second on the same file is the file's
 BAD_FACE = (BadInput, np.linalg.LinAlgError)
@@ -55,7 +56,7 @@ class Stage(Protocol):
 
 
 class DetectFaces:
-    """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash.
+    """Frames -> faces: decode, detect, track, align, crop. In a child process that may crash.
 
     Args:
         remote: start the child that reads from S3 first.
@@ -67,7 +68,7 @@ class DetectFaces:
     needs = ()
     adds = (
         *("frame_index", "time_s", "track", "status", "reason", "box", "frame_to_crop", "landmarks", "blendshapes"),
-        *("identity_vector", "crop", "_score", "_brighter"),
+        *("crop", "_score", "_brighter", "_chip"),
     )
 
     def __init__(
@@ -121,18 +122,22 @@ class DetectFaces:
 
 
 class Reconstruct:
-    """Crops -> coefficients, all faces of a unit at once, so that the faces of a track share one identity."""
+    """Crops -> coefficients, all faces of a unit at once, so that the faces of a track share one identity; and the
+    identity vectors of a few faces per track.
+    """
 
     name = "reconstruct"
-    needs = (*_ALIGNED, "track")
-    adds = (*_PARAMS, *_RESIDUALS)
+    needs = (*_ALIGNED, "track", "_chip")
+    adds = ("identity_vector", *_PARAMS, *_RESIDUALS)
 
     def __init__(self, settings: Settings, device: str) -> None:
         self._wanted = tuple(n for n in _PARAMS if n == "head_rotation" or settings.wants(n))
         self._certain = _RESIDUALS if components.needs_colours(settings) else _RESIDUALS[:1]
         self._reconstructor = components.reconstructor(settings, device) if components.needs_fit(settings) else None
+        self._identity = components.identity(settings)
 
     def __call__(self, unit: Unit) -> None:
+        self._recognise(unit)
         rows = unit.good
         if not len(rows) or self._reconstructor is None:
             return
@@ -146,6 +151,25 @@ class Reconstruct:
             for row in rows[~finite]:
                 unit.fail(int(row), self.name, "its coefficients are not finite")
             unit.add({name: schema.column(v[finite], v.shape[1]) for name, v in flat.items()}, rows[finite])
+
+    def _recognise(self, unit: Unit) -> None:
+        """Put identity vectors in the place of the chips; those of a track are computed together."""
+        chips, tracks = unit["_chip"].to_pylist(), unit["track"].to_pylist()
+        vectors: list[np.ndarray | None] = [None] * len(chips)
+        if self._identity is not None:
+            with unit.timed("identity"):
+                for track in dict.fromkeys(tracks):
+                    rows = [i for i, chip in enumerate(chips) if chip is not None and tracks[i] == track]
+                    for i, vector in zip(rows, self._identity.embed([_square(chips[i]) for i in rows])):
+                        vectors[i] = vector
+        width = DLIB_WIDTH if self._identity is None else self._identity.width
+        unit.faces = unit.faces.drop_columns(["_chip"]).append_column("identity_vector", schema.column(vectors, width))
+
+
+def _square(pixels: bytes) -> np.ndarray:
+    """(S, S, 3) uint8 from its bytes."""
+    side = math.isqrt(len(pixels) // 3)
+    return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
 
 
 class MaskAndScore:

@@ -21,9 +21,10 @@ ArcFace (`arcface.py`) is the other network; the width of a vector tells the two
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import dlib
 import numpy as np
@@ -82,10 +83,13 @@ class DlibIdentity:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         path = assets.find("dlib_identity", folder)
-        self.version = f"dlib-{assets.fingerprint(path)}"
+        self.version, self._path = f"dlib-{assets.fingerprint(path)}", path
+
+    @cached_property
+    def _network(self) -> Any:
         from rigface.face.identity.dlib_network import load_network  # torch, which chips do without
 
-        self._network = load_network(path)
+        return load_network(self._path)
 
     def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
         """(128,) float32 identity vector; None if the eyes are too close together to align the face.

@@ -133,7 +133,7 @@ def test_frame_processor_fills_record_and_faces(unit):
     assert (record.width, record.height, record.last_frame) == (128, 96, 9)
     assert set(record.seconds) == {"decode", "detect", "track", "align", "identity"}
     assert unit["frame_index"].to_pylist() == [i // 2 for i in range(20)]
-    assert len(unit["crop"]) - unit["identity_vector"].null_count == 4  # two for each track
+    assert len(unit["crop"]) - unit["_chip"].null_count == 4  # two for each track
 
 
 def test_frames_that_a_gpu_looks_at_together_give_the_same_rows(clip, monkeypatch):
