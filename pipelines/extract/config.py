@@ -11,6 +11,7 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -215,6 +216,22 @@ class ExtractConfig:
             else:
                 groups.append(((name,), pool))
         return groups
+
+    def grown(self, resources: Mapping[str, float], shards: int) -> Self:
+        """The configuration for a later group of so many shards: pools start as large as they may grow, on at most half
+        of a cluster with these resources (in Ray's words, shared with other drivers), not as small as at first.
+        """
+        pools = {name: getattr(self, name) for name in STAGES}
+        own = [pool for _, pool in self.pools]
+        wanted = {
+            "CPU": sum(pool.max_actors * pool.cpus for pool in own),
+            "GPU": sum(pool.max_actors * pool.gpus for pool in own),
+            "memory": sum(pool.max_actors * pool.memory_gb * 2**30 for pool in own),
+        }
+        drivers = int(self.shard.partition("/")[2] or 1)
+        shares = [resources.get(kind, 0.0) / (2 * drivers * amount) for kind, amount in wanted.items() if amount]
+        limits = {name: min(int(min([1.0, *shares]) * pool.max_actors), shards // 4) for name, pool in pools.items()}
+        return replace(self, **{n: replace(pool, actors=max(pool.actors, limits[n])) for n, pool in pools.items()})
 
     @property
     def cpus(self) -> float:

@@ -149,6 +149,7 @@ class _Run:
 
         for plans in self._planner.groups(noted()):
             self._process(plans)
+            plans.clear()  # before the next are read
         if self._existing and len(self._existing[0]) > len(self._known) and not self.config.part:
             self.dataset.sweep_orphans()
         if self.config.identities and not self.config.part:
@@ -253,7 +254,12 @@ class _Run:
         about = f"{sum(map(len, shards)):,} units of work in {len(shards):,} shards"
         self.progress.message(f"{about}, {where}")
         run_shards = in_process.run_shards if is_small else dataflow.run_shards
-        done = run_shards(self.config, *self.specs, shards, lambda sentence: self.progress.message(sentence or about))
+        config = self.config
+        if self._on_ray and self.summary.done["units"]:  # the cluster has grown with an earlier group
+            import ray
+
+            config = config.grown(ray.cluster_resources(), len(shards))
+        done = run_shards(config, *self.specs, shards, lambda sentence: self.progress.message(sentence or about))
         for record in chain.from_iterable(done):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began

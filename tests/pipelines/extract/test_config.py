@@ -27,6 +27,28 @@ def test_preset_runs_each_stage_once_and_in_order(preset):
     assert tuple(name for names, _ in pools for name in names) == STAGES
 
 
+def test_pools_of_a_later_group_start_on_half_of_the_cluster_at_most():
+    config = ExtractConfig(
+        ("in",),
+        "out",
+        detect_faces=Pool(4, 64),
+        reconstruct=Pool(1, 16),
+        mask_and_score=Pool(shared=True),
+        write=Pool(3),
+    )
+    large, small = {"CPU": 1000.0}, {"CPU": 80.0}
+
+    def actors(*asked, **changed):
+        return [pool.actors for _, pool in replace(config, **changed).grown(*asked).pools]
+
+    assert actors(large, 10_000) == [64, 16, 3]
+    assert actors(small, 10_000) == [32, 8, 3]
+    assert actors(small, 10_000, shard="1/4") == [8, 2, 3]
+    assert actors(large, 40) == [10, 10, 3]
+    assert actors({}, 10_000) == [4, 1, 3]
+    assert laptop().grown(large, 10_000) == laptop()
+
+
 def test_shared_stage_runs_in_the_actors_of_the_stage_before():
     config = ExtractConfig(("in",), "out", mask_and_score=Pool(shared=True), write=Pool(actors=3, cpus=0.5))
     assert [names for names, _ in config.pools] == [("detect_faces",), ("reconstruct", "mask_and_score"), ("write",)]
