@@ -79,14 +79,14 @@ class TrainConfig:
     rigface: all of both networks; frozen: the inputs alone (`conv_in` and the layer of expression codes); attention:
     those and the attention layers; lora: those and low-rank layers. Beside a frozen denoiser: controlnet, t2i (render
     and background), ip_adapter (an identity vector), instantid (that and five points).
-    One person as a word: dreambooth (all of the denoiser),
+    One person as a word: dreambooth (all of the denoiser), dreambooth_lora (low-rank layers of it),
     textual_inversion (rows of the token table)."""
     recipe_weights: str = ""
     """Folder or file in the recipe's own format to begin from, such as an IP-Adapter FaceID; empty: begin anew."""
     lora_rank: int = 16  # Of low-rank layers.
     subject: str = ""
-    """For dreambooth and textual_inversion: the person to learn, by the column `identity`; empty: the one with most
-    examples."""
+    """For dreambooth, dreambooth_lora and textual_inversion: the person to learn, by the column `identity`; empty: the
+    one with most examples."""
     prompt: str = PROMPT  # For these: the prompt; {} stands for what is learned.
     token: str = "sks"  # For these: the rare word before "person", or the name of the learned token.
     token_rows: int = 1  # For textual_inversion: rows of the token table that are learned.

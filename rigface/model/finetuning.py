@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rigface.model.attention import blocks
 from rigface.model.unets import RigFaceModel, dead_tail
@@ -69,6 +69,22 @@ def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
         modules_to_save=[f"denoiser.{layer}" for layer in INPUTS],
     )
     return get_peft_model(model, config)
+
+
+def add_plain_lora(model: nn.Module, rank: int) -> None:
+    """Add fresh low-rank layers to the attention of a text-to-image denoiser, in place; all else is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=rf"denoiser\.{_ADAPTED}"))
+
+
+def in_diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The low-rank layers of a trained model's denoiser, as `load_lora_weights` of diffusers names them."""
+    return {
+        name.replace("denoiser.", "unet.", 1).replace(".default.", "."): tensor
+        for name, tensor in state.items()
+        if name.startswith("denoiser.") and ".lora_" in name
+    }
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ FORMAT = "rigface-model"
 VERSION = 1
 RecipeName = Literal[
     "rigface", "frozen", "attention", "lora", "controlnet", "t2i", "ip_adapter", "instantid", "dreambooth",
-    "textual_inversion",
+    "dreambooth_lora", "textual_inversion",
 ]  # fmt: skip
 """Files of `rigface/model/recipes`: how the weights were trained, and how they are stored."""
 READS_IDENTITY: tuple[RecipeName, ...] = ("ip_adapter", "instantid")  # recipes on identity vectors

@@ -25,6 +25,7 @@ TRAINED: dict[RecipeName, str] = {  # recipe -> what of the start was trained
     "ip_adapter": "an IP-Adapter on identity vectors, beside a frozen denoiser",
     "instantid": "an IP-Adapter on identity vectors and a ControlNet on five points, beside a frozen denoiser",
     "dreambooth": "the denoiser, for one person under a rare word",
+    "dreambooth_lora": "low-rank layers of the denoiser (merged here), for one person under a rare word",
     "textual_inversion": "rows of the token table, for one person",
 }
 NAMED = ("mini", "rigface", "scratch", "tiny")  # starts without a name on the hub
@@ -38,7 +39,7 @@ pipe = RigFacePipeline.from_pretrained("this folder, or org/name")
 rigface edit photo.jpg out.png --checkpoint FOLDER --yaw 15 --smile 0.6
 ```
 """
-PERSONAL: tuple[RecipeName, ...] = ("dreambooth", "textual_inversion")
+PERSONAL: tuple[RecipeName, ...] = ("dreambooth", "dreambooth_lora", "textual_inversion")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def card(config: ModelConfig, trained: Trained | None = None, is_adapter: bool =
         if not is_adapter
         else "This folder is what was trained alone, without its start. It loads"
         + (
-            " with `--adapter`, and in peft and diffusers.\n"
-            if config.recipe == "lora"
+            " with `--adapter`, and in diffusers.\n"
+            if "lora" in config.recipe
             else " with `rigface train --recipe-weights`, and in the libraries of its format.\n"
         )
     )

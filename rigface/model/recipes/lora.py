@@ -34,12 +34,7 @@ class LoraRecipe(RigFaceRecipe):
 
     def write_adapter(self, folder: Path, checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
         finetuning.write_adapter(state, folder)
-        low_rank = {
-            name.replace("denoiser.", "unet.", 1).replace(".default.", "."): tensor
-            for name, tensor in state.items()
-            if name.startswith("denoiser.") and ".lora_" in name
-        }
-        write_safetensors(folder / DIFFUSERS_FILE, low_rank)
+        write_safetensors(folder / DIFFUSERS_FILE, finetuning.in_diffusers_names(state))
 
 
 RECIPE = LoraRecipe()

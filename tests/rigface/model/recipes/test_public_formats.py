@@ -11,7 +11,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from rigface.errors import BadCheckpoint, PlanError
-from rigface.model import checkpoint
+from rigface.model import checkpoint, finetuning
+from rigface.model.adapters import Adapters
 from rigface.model.recipes import ip_adapter
 from rigface.model.recipes.protocol import recipe_of
 from rigface.testing.toy_start import write_text
@@ -94,6 +95,17 @@ def test_training_begins_with_weights_in_the_recipes_own_format(trained, built, 
     model, folder = trained(name)
     again = built(name, replace(OPTIONS, weights=folder)).model.state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
+
+
+def test_layers_of_dreambooth_adapt_the_denoiser_that_they_were_trained_on(trained, built):
+    model, folder = trained("dreambooth_lora")
+    wanted = finetuning.merged(model.state_dict())
+    adapters = Adapters(built("controlnet").model)
+    adapters.use(folder)
+    found = adapters.merged().denoiser.state_dict()
+    assert len(load_file(folder / "pytorch_lora_weights.safetensors")) > 8
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[f"denoiser.{name}"], atol=1e-5, rtol=1e-4)
 
 
 def test_low_rank_layers_of_a_face_id_file_are_added_to_the_denoiser(built, start_once, tmp_path):

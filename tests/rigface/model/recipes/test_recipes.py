@@ -22,6 +22,7 @@ READS = {  # beside text; all others read background, render, code and reference
     "ip_adapter": {"reference"},
     "instantid": {"reference", "hint"},
     "dreambooth": set(),
+    "dreambooth_lora": set(),
     "textual_inversion": set(),
 }
 recipes = pytest.mark.parametrize("name", RECIPES)
@@ -47,7 +48,7 @@ def test_one_batch_is_learned_the_rest_stays_and_the_folder_predicts_the_same_an
     made = built(name)
     one = example(made)
     before = {n: p.detach().clone() for n, p in made.model.named_parameters() if not p.requires_grad}
-    curve = losses(made, one, rate=1.0 if name == "textual_inversion" else 1e-2)
+    curve = losses(made, one, rate={"textual_inversion": 1.0, "dreambooth_lora": 0.1}.get(name, 1e-2))
     assert curve[-1] < (0.99 if name == "textual_inversion" else 0.9) * curve[0]  # two rows of a toy encoder do little
     assert all(torch.equal(before[n], p) for n, p in made.model.named_parameters() if n in before)
     recipe = recipe_of(name)
