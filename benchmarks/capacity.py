@@ -1,4 +1,4 @@
-"""Unit costs for the capacity plan: bytes of a face, memory of a plan, time of an edit.
+"""Unit costs for the capacity plan: bytes of a face, time of an edit.
 
     python benchmarks/capacity.py DATASET        a dataset that `rigface extract` wrote; a minute
 
@@ -13,7 +13,6 @@ import json
 import statistics
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from typing import Any
 import harness
 import numpy as np
 import pyarrow.parquet as pq
-
-PLANS = 20_000
-MARKS = 1_000_000
 
 
 def dataset(out: Path) -> dict[str, float]:
@@ -57,37 +53,6 @@ def _columns(parts: list[Path]) -> dict[str, float]:
                 sizes[name] = sizes.get(name, 0) + column.total_compressed_size
     top = sorted(sizes.items(), key=lambda item: -item[1])[:4]
     return {**{name: size / rows for name, size in top}, "all": sum(sizes.values()) / rows}
-
-
-def memory() -> dict[str, float]:
-    """Memory that the driver of `extract` holds for one input in its window, and for one known name."""
-    from pipelines.extract.plan import Plan, units_of
-    from pipelines.inputs.compact_set import CompactSet
-    from rigface.video.decode import Chunk
-
-    uri = "s3://bucket/videos/00/0123456789abcdef.mp4"
-    chunk = Chunk(0, 0, 10, None, 0)
-    plan = Plan(uri, "x-1", "video", bytes=1, sha256="0" * 64, chunks=(chunk,), expected=(10,))
-    text = plan.to_json()
-
-    def todo() -> Any:
-        plans = [Plan.from_json(text.replace("0123456789abcdef", f"{i:016x}")) for i in range(PLANS)]
-        units = [unit for plan in plans for unit in units_of(plan, "config")]
-        return plans, units, {u.unit_id: u.expected for u in units}, {plan.uri: {plan.sha256} for plan in plans}
-
-    def seen() -> Any:
-        return CompactSet(f"{i:024x}" for i in range(MARKS))
-
-    return {"bytes_per_input_at_work": _held(todo) / PLANS, "bytes_per_name_seen": _held(seen) / MARKS}
-
-
-def _held(make: Callable[[], Any]) -> int:
-    tracemalloc.start()
-    kept = make()
-    size = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    del kept
-    return size
 
 
 def edits() -> dict[str, float]:
@@ -138,7 +103,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     result = {
-        "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "driver": memory(), "edit": edits(),
+        "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "edit": edits(),
         **harness.environment(),
     }  # fmt: skip
     harness.write("capacity", result)

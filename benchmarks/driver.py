@@ -30,7 +30,7 @@ import harness
 
 CASES = (("films", 4000), ("clips", 250_000), ("clips", 500_000))
 NAMES = 10_000_000
-SHARDS = (500, 2500)  # of CLIPS_A_SHARD clips
+SHARDS = (400, 2500)  # of CLIPS_A_SHARD clips
 CLIPS_A_SHARD = 21
 EVERY = (*CASES, ("names", NAMES), *(("shards", count) for count in SHARDS))
 UNITS = {"films": 120, "clips": 1}

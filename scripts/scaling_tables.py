@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ CLIPS = 10_000_000
 EDITS = 1000  # per second
 ASSUMED_STEP_S = {"H100": 0.0035, "L4": 0.035}  # a row of one step at 512 px in bf16: no GPU was measured
 STEPS = 20
-NAMES = 4  # sets of names that the driver of a job keeps
 
 
 def result(name: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def units() -> str:
         (
             "the driver, a shard",
             f"{1e3 * load.DRIVER_S:.0f} ms of one core, one after the other",
-            "measured on two cores",
+            "driver.json",
         ),
         (
             "a face in `faces/`",
@@ -81,13 +81,13 @@ def units() -> str:
         ),
         (
             "an input of its window, in the driver's memory",
-            f"{measured['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB",
-            "capacity.json",
+            f"{driver_memory()[1] / 1e3:.1f} kB",
+            "driver.json",
         ),
         (
-            "a name, in each of the driver's four sets",
-            f"{measured['driver']['bytes_per_name_seen']:.0f} bytes",
-            "capacity.json",
+            "a name, in the driver's four sets together",
+            f"{driver_memory()[2]:.0f} bytes",
+            "driver.json",
         ),
     ]
     return table(["what", "costs", "from"], rows)
@@ -190,13 +190,24 @@ def objects() -> str:
     return table(head, rows)
 
 
+def driver_memory() -> tuple[float, float, float]:
+    """Bytes of the driver at rest, for an input of its window, and for a name of an input beyond. Its four sets: listed
+    names, wanted names, inputs with a row, and the part with each plan.
+    """
+    cases = result("driver")["cases"]
+    window = max((c for c in cases if (c["kind"], c["inputs"]) == ("clips", WINDOW)), key=itemgetter("peak_mb"))
+    (names,) = (case for case in cases if case["kind"] == "names")
+    mib = 2**20
+    a_name = (names["peak_mb"] - names["base_mb"]) * mib / names["inputs"]
+    return window["base_mb"] * mib, (window["peak_mb"] - window["base_mb"]) * mib / WINDOW, a_name
+
+
 def driver() -> str:
-    """Memory and time of the driver of one job. Its four sets: listed names, wanted names, done units, written rows."""
-    measured = result("capacity")["driver"]
+    """Memory and time of the driver of one job."""
+    base, at_work, a_name = driver_memory()
     rows = []
     for count in (10_000, 100_000, 1_000_000, 10_000_000):
-        at_work, seen = measured["bytes_per_input_at_work"], measured["bytes_per_name_seen"]
-        held = min(count, WINDOW) * at_work + NAMES * count * seen
+        held = base + min(count, WINDOW) * at_work + max(count - WINDOW, 0) * a_name
         work = load_at(1.0).core_hours * 3600 * count / CLIPS
         handed = load_at(1.0).shards * count / CLIPS * load.DRIVER_S
         rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(handed), _time(work / 64)))

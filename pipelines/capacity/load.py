@@ -18,7 +18,7 @@ FPS, CORES = 79.978, 2
 # Decoding every frame, relative to decoding what so many samples a second need, a key frame every 250 frames
 # (keyframes.json); with key frames every two seconds it is more.
 SPARSE_RATIO = {0.5: 1.92, 1.0: 1.62, 5.0: 1.45}
-DRIVER_S = 0.02  # of the driver, per shard: hand out, count, finalize
+DRIVER_S = 0.016  # of the driver, per shard of 21 clips: plan, hand out, count, finalize (driver.json)
 FACE_BYTES = 43_166.0  # of faces/, per face: four fifths of it the crop (capacity.json)
 DETECT_STEPS = ("decode", "detect", "track", "align", "identity")  # of the first pool
 PREFIXES = 256

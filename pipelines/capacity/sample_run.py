@@ -4,7 +4,7 @@ Path: all inputs -> a sample surveyed (frames per input) -> some of its units ru
 seconds, bytes and faces per frame) -> both ratios, scaled to all inputs -> ranges by bootstrap.
 
 The sample is chosen by the hash of the name, so the same inputs give the same sample. Counted is the CPU time of the
-stages plus Ray's share of 20 ms a shard (measured, two cores); starting nodes, pulling images and a slow network are
+stages plus Ray's share of 16 ms a shard (measured, two cores); starting nodes, pulling images and a slow network are
 not.
 
 At most `MAX_SURVEYED` inputs are surveyed, and only their units are run: of more than 20,000 clips that is less than

@@ -63,7 +63,7 @@ class Work:
     frames: float | tuple[int, ...] = 10.0  # of one unit, or of each
     spread: float = 0.2  # of the time a unit takes, standard deviation over mean
     unit_s: float = 0.0  # of an actor for each unit, besides its frames
-    driver_s: float = 0.02  # of a driver for each unit
+    driver_s: float = 0.016  # of a driver for each unit
     jobs: int = 1  # drivers that share the units
     actor_s: float = 10.0  # start of an actor
 

@@ -28,6 +28,10 @@ def test_figures_are_those_of_benchmark_results():
     assert (measured["fps"], measured["cores"]) == (pytest.approx(load.FPS, rel=1e-4), load.CORES)
     speed = {float(name.split()[0]): s["ratio"] for name, s in result("keyframes")["speed"].items() if "250" in name}
     assert speed == pytest.approx(load.SPARSE_RATIO, abs=0.01)
+    cases = {(case["kind"], case["inputs"]): case for case in reversed(result("driver")["cases"])}
+    planned, handed = cases["clips", 500_000], cases["shards", 52_500]
+    per_shard = planned["cpu_s"] / planned["shards"] + handed["ms_a_shard"] / 1e3
+    assert per_shard == pytest.approx(load.DRIVER_S, abs=1e-3)
     assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(load.FACE_BYTES, rel=1e-3)
 
 

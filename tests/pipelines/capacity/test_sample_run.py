@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipelines.capacity.load import DRIVER_S
 from pipelines.capacity.sample_run import Forecast, forecast
 from pipelines.extract.config import debug
 from rigface.testing import fakes
@@ -21,7 +22,7 @@ def make(inputs=1000, looked=50, spread=0.0):
 def test_totals_are_sample_scaled_to_all_inputs():
     frames, seconds, size, faces, units = make().totals()[0]
     assert (frames, units) == (100_000, 1000)
-    assert seconds == pytest.approx(0.05 * 100_000 + 0.02 * 1000)
+    assert seconds == pytest.approx(0.05 * 100_000 + DRIVER_S * 1000)
     assert (size, faces) == (pytest.approx(8e9), pytest.approx(150_000))
 
 
