@@ -120,7 +120,7 @@ def make_card(
             floor = _usable(by_place.get((FLOOR, edit), []))
             out.append(_row(own, _usable(peers), floor, metrics, test_set, matrices.get(model), draws))
     named = [m for m in models if m not in CONTROLS]
-    compared = named if baseline is None else [m for m in models if m != baseline]
+    compared = named if baseline is None else [m for m in shown if m != baseline]
     before = _by_place([] if older is None else older[1])
     return ReportCard(
         title=title,
