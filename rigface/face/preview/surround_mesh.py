@@ -98,7 +98,8 @@ def surround_mesh(
 
 def frontality(rotation: torch.Tensor) -> torch.Tensor:
     """(N,) 1 for heads (N, 3), axis-angle, turned by up to 33 degrees, 0 from 42 on, where rings cross the face."""
-    return ((to_matrix(rotation)[:, 2, 2] - FRONTAL[0]) / (FRONTAL[1] - FRONTAL[0])).clamp(0, 1)
+    share: torch.Tensor = (to_matrix(rotation)[:, 2, 2] - FRONTAL[0]) / (FRONTAL[1] - FRONTAL[0])
+    return share.clamp(0, 1)
 
 
 def _within(ring: np.ndarray, still: np.ndarray, rim: np.ndarray) -> np.ndarray:
