@@ -18,11 +18,12 @@ from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.profile import ConditionSpec
 from rigface.video.decode import read_frames
+from tests import remembered
 
 
 @pytest.fixture(scope="module")
 def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer.load()
+    return remembered.analyzer()
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,9 @@ def test_parsing_a_command_imports_nothing_heavy():
 
 
 # A reader that is gone before the first write, as `rigface ... | head -0`: on standard output, or on both outputs.
-@pytest.mark.parametrize("with_errors", [False, True])
-@pytest.mark.parametrize("words", ["--help", "edit --help", "sliders", "jobs --help"])
+@pytest.mark.parametrize(
+    ("words", "with_errors"), [("--help", False), ("edit --help", True), ("sliders", True), ("jobs --help", False)]
+)
 def test_closed_pipe_is_a_quiet_end(words, with_errors):
     reading, writing = os.pipe()
     os.close(reading)

@@ -11,11 +11,12 @@ from rigface.editor import Editor, usual_checkpoint
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.image import encode_jpeg, encode_png
 from rigface.video.decode import read_frames
+from tests import remembered
 
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return Editor(FaceAnalyzer.load())
+    return Editor(remembered.analyzer())
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def _loaded_once(editor, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, fixtures) -> Path:
-    """A photograph, one of two people, and a clip of 8 frames with sound, of the real clip."""
+    """A photograph, one of two people, and a clip of 4 frames with sound, of the real clip."""
     folder = tmp_path_factory.mktemp("in")
     shown = [f for f in read_frames(str(fixtures / "clip.mp4")) if f.index < 40]
     photo, smiling = shown[0].image, shown[36].image
@@ -46,13 +47,13 @@ def folder(tmp_path_factory, fixtures) -> Path:
         video = out.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=10)
         video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
         sound = out.add_stream("aac", rate=44_100, layout="mono")
-        for i, frame in enumerate(shown[12:36:3]):
+        for i, frame in enumerate(shown[12:37:8]):
             small = cv2.resize(frame.image, (320, 180), interpolation=cv2.INTER_AREA)
             picture = av.VideoFrame.from_ndarray(small, format="rgb24")
             picture.pts = i
             out.mux(video.encode(picture))
         out.mux(video.encode(None))
-        wave = np.sin(np.arange(44_100 * 8 // 10) / 20).astype(np.float32)[None]
+        wave = np.sin(np.arange(44_100 * 4 // 10) / 20).astype(np.float32)[None]
         block = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
         block.sample_rate = 44_100
         out.mux(sound.encode(block))

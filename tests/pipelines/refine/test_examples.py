@@ -9,17 +9,17 @@ from pipelines.examples.pair_plan import StagingBank
 from pipelines.refine.config import ExampleSettings
 from pipelines.refine.examples import ExampleComposer, cells_of, examples_of, turned, with_other_lids
 from rigface.errors import PlanError
-from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.refiner.regions import REGIONS, regions_of
 from rigface.video.decode import read_frames as read_video
+from tests import remembered
 from tests.pipelines.made_faces import params_of
 
 
 def test_regions_are_nested_from_the_outside_to_the_mouth(fixtures):
     image = next(read_video(str(fixtures / "clip.mp4"))).image
-    face = FaceAnalyzer.load()(image)[0]
+    face = remembered.analyzer()(image)[0]
     regions = regions_of(face.landmarks, 512)
     assert {REGIONS[k] for k in np.unique(regions)} == set(REGIONS)
     for name, landmark in (("mouth", 13), ("eyes", 159), ("eyes", 386), ("face", 5), ("face", 50)):
@@ -30,7 +30,7 @@ def test_regions_are_nested_from_the_outside_to_the_mouth(fixtures):
 
 def test_restored_photograph_is_its_own_truth(fixtures):
     image = next(read_video(str(fixtures / "clip.mp4"))).image
-    face = FaceAnalyzer.load()(image)[0]
+    face = remembered.analyzer()(image)[0]
     smile = np.zeros((1, len(face.params.expression)), np.float32)
     smile[0, 25] = 1  # jawOpen
     bank = StagingBank(face.params.light[None], smile)
@@ -51,7 +51,7 @@ def test_restored_photograph_is_its_own_truth(fixtures):
 
 def test_photograph_of_another_exposure_gets_the_colour_of_the_preview(fixtures):
     image = next(read_video(str(fixtures / "clip.mp4"))).image
-    face = FaceAnalyzer.load()(image)[0]
+    face = remembered.analyzer()(image)[0]
     darker = replace(face, crop=(face.crop * 0.8).astype(np.uint8))
     example = ExampleComposer(64).photographs(face, darker)
     np.testing.assert_allclose(example.target, example.inputs.preview, atol=12)

@@ -6,10 +6,10 @@ import pytest
 
 from rigface.editor import Editor
 from rigface.edits import EditSpec, FaceEdit, LightEdit
-from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.region_masks import region_labels, region_mask
 from rigface.types import REGION_LABELS
 from rigface.video.decode import read_frames
+from tests import remembered
 
 LABELS = {name: number for number, name in enumerate(REGION_LABELS)}
 LIGHT = LightEdit(azimuth_deg=70, intensity=1.5, ambient=0.1)
@@ -18,7 +18,7 @@ EYES, NOSE, MOUTH, FOREHEAD, CROWN = (159, 386), 4, 14, 151, 10  # landmarks
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return Editor(FaceAnalyzer.load())
+    return Editor(remembered.analyzer())
 
 
 @pytest.fixture(scope="module")

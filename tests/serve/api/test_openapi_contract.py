@@ -17,6 +17,7 @@ from schemathesis.checks import (
 
 from rigface.image import encode_png
 from serve.problems import KNOWN, PREFIX, ApiError
+from tests import remembered
 
 OPERATIONS = (
     "POST /v1/reconstruct", "POST /v1/preview", "POST /v1/edits", "POST /v1/verify", "POST /v1/jobs", "GET /v1/models",
@@ -123,10 +124,9 @@ def test_each_problem_has_a_status_and_a_title():
 
 @pytest.fixture(scope="module")
 def real_face_worker():
-    from rigface.face.analyzer import FaceAnalyzer
     from serve.inference.face_worker import FaceWorker
 
-    return FaceWorker(FaceAnalyzer.load())
+    return FaceWorker(remembered.analyzer())
 
 
 def test_hostile_files_are_problems_or_images(served, services, real_face_worker, shared):

@@ -18,9 +18,10 @@ from tests.serve.conftest import photo
 from tests.serve.jobs.conftest import settled, wait
 
 SIZE = (80, 96)
+FRAMES, PIECE = 10, 3
 
 
-def film(path, count=20, size=SIZE, blank=False):
+def film(path, count=FRAMES, size=SIZE, blank=False):
     """A clip with sound, at a rate that varies."""
     with av.open(str(path), "w") as out:
         video = out.add_stream(best_codec(), rate=25)
@@ -47,8 +48,8 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def served_clips(serve_jobs, tmp_path, monkeypatch):
-    """`serve_jobs` with a signer and pieces of six frames."""
-    monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
+    """`serve_jobs` with a signer and pieces of three frames."""
+    monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", PIECE)
     signer = ResultSigner(tmp_path / "signing")
     return lambda **limits: serve_jobs(signer=signer, **limits)
 
@@ -76,13 +77,13 @@ def test_video_job_edits_and_marks_every_frame(served_clips, services, clip, tmp
     served = served_clips()
     answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
     assert answer.status_code == 202, answer.text
-    assert answer.json()["total"] == 20
+    assert answer.json()["total"] == FRAMES
     done = wait(served, answer.json()["id"], "done")
-    assert (done["finished"], done["results"], done["media_type"]) == (20, [0], "video/mp4")
+    assert (done["finished"], done["results"], done["media_type"]) == (FRAMES, [0], "video/mp4")
     assert done["asked"][0]["yaw_deg"] == pytest.approx(15, abs=0.01)
     assert "yaw_deg" in done["achieved"][0]
     assert done["notes"] == []
-    assert marks == [int(done["id"][:8], 16)] * 20
+    assert marks == [int(done["id"][:8], 16)] * FRAMES
     (tmp_path / "in.mp4").write_bytes(clip)
     was = list(read_frames(str(tmp_path / "in.mp4")))
     now, sound, data = shown(served, done["id"], tmp_path)
@@ -108,7 +109,7 @@ def test_animation_job_animates_image(served_clips, clip, png, tmp_path):
     done = wait(served, name, "done")
     assert set(done["asked"][0]) >= {"yaw_deg", "pitch_deg", "roll_deg"}
     now, sound, _ = shown(served, name, tmp_path)
-    assert (len(now), sound) == (20, [])
+    assert (len(now), sound) == (FRAMES, [])
     assert now[0].image.shape == decode(png).shape
     change = np.abs(now[0].image.astype(int) - decode(png)).mean((1, 2))
     assert change[:44].max() > 3 * change[56:].max()  # below the mask there is compression alone
@@ -150,7 +151,7 @@ def test_resumed_video_equals_uninterrupted_one(served_clips, finished, tmp_path
         served = served_clips()
         served.get("/readyz")
         done = wait(served, name, "done")
-        assert len(painted) == max(20 - 6 * pieces, 0), pieces  # nothing is painted twice
+        assert len(painted) == max(FRAMES - PIECE * pieces, 0), pieces  # nothing is painted twice
         now, now_sound, _ = shown(served, name, tmp_path)
         assert [f.time_s for f in now] == [f.time_s for f in expected], pieces
         assert all(np.array_equal(a.image, b.image) for a, b in zip(now, expected)), pieces
@@ -173,8 +174,8 @@ def test_late_piece_of_another_process_is_kept_and_continued(served_clips, clip,
     served = served_clips()
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     done = wait(served, name, "done")
-    assert (late, done["finished"]) == ([True], 20)
-    assert len(shown(served, name, tmp_path)[0]) == 20
+    assert (late, done["finished"]) == ([True], FRAMES)
+    assert len(shown(served, name, tmp_path)[0]) == FRAMES
 
 
 def test_published_result_is_audited_after_restart(served_clips, services, finished, tmp_path):
@@ -208,9 +209,9 @@ def test_video_job_is_cancelled_between_frames(served_clips, clip, monkeypatch):
 
 
 def test_unusable_videos_are_refused_at_submission(served_clips, clip, png, tmp_path):
-    served = served_clips(max_clip_s=0.5)
+    served = served_clips(max_clip_s=0.2)
     assert submit(served, clip).json()["type"].endswith("too-large")
-    served = served_clips(max_clip_frames=10)
+    served = served_clips(max_clip_frames=5)
     assert submit(served, clip).status_code == 413
     served = served_clips(max_clip_pixels=2000)
     assert "80 x 96" in submit(served, clip).json()["detail"]
@@ -226,7 +227,7 @@ def test_unusable_videos_are_refused_at_submission(served_clips, clip, png, tmp_
 
 def test_video_without_faces_fails_with_reason(served_clips, tmp_path):
     served = served_clips()
-    name = submit(served, film(tmp_path / "blank.mp4", 5, blank=True), edit={"yaw_deg": 3}).json()["id"]
+    name = submit(served, film(tmp_path / "blank.mp4", 2, blank=True), edit={"yaw_deg": 3}).json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
 
 
@@ -262,13 +263,13 @@ def test_video_that_kills_decoder_fails_its_job_only(served_clips, clip, png, mo
 
     begun, real = [], JobQueue._do
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
-    monkeypatch.setenv("TRAP", "9")
+    monkeypatch.setenv("TRAP", "5")
     served = served_clips()
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     failed = wait(served, name, "failed")
     assert failed["error"]["type"].endswith("bad-clip")
     assert "SIGSEGV" in failed["error"]["detail"]
-    assert failed["finished"] == 8  # the first piece of six is done, once; two more frames came each time
+    assert failed["finished"] == 4  # the first piece of three is done, once; one more frame came each time
     assert begun == [1, 1, 2, 3]  # a piece that is done begins the count anew
     assert served.get("/readyz").json()["jobs"] == "ok"
     wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")

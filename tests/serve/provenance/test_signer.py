@@ -81,9 +81,9 @@ def test_watermark_is_read_from_any_piece_of_video(fixtures, signer, tmp_path):
                 film.write(image, number / 25)
         return [frame.image for frame in read_frames(str(tmp_path / name))]
 
-    plain = [frame.image for frame in read_frames(str(fixtures / "clip.mp4"))][:48]
+    plain = [frame.image for frame in read_frames(str(fixtures / "clip.mp4"))][:32]
     marked = filmed([signer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
-    for begin in (0, 9, 31):
+    for begin in (0, 9, 16):
         verified = watermark.read_video(marked[begin : begin + 16], signer._secret)
         assert verified.found, (begin, verified)
         assert (verified.bits ^ BITS).bit_count() <= 1, (begin, verified)

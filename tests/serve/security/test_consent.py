@@ -13,6 +13,7 @@ from serve.inference.face_worker import FaceWorker
 from serve.problems import ApiError
 from serve.security import consent as lists
 from serve.security.consent import Policy
+from tests import remembered
 from tests.serve.api.test_routes import problem, send
 from tests.serve.conftest import photo
 from tests.serve.jobs.conftest import submit, wait
@@ -226,10 +227,8 @@ def test_enroll_command_adds_person(tmp_path, capsys, fixtures):
     assert "got no faces" in capsys.readouterr().err
 
     # Another image of the same person is accepted by the real analyzer and network.
-    from rigface.face.analyzer import FaceAnalyzer
-
     policy = Policy(file)
-    (face,) = FaceAnalyzer.load()(shown[1])
+    (face,) = remembered.analyzer()(shown[1])
     policy.check_faces(shown[1], [face])
     other = policy.vector(shown[1], face) + 0.1
     with pytest.raises(ApiError, match="no-consent"):

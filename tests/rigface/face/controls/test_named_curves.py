@@ -119,7 +119,7 @@ def test_people_who_did_not_shape_the_curves_read_what_was_asked(shared, people)
     read: dict[str, list[float]] = {name: [] for name in edits}
     for name in people:
         picture = decode((shared / "data" / name).read_bytes())
-        shrink = min(900 / max(picture.shape[:2]), 1)
+        shrink = min(512 / max(picture.shape[:2]), 1)
         picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         (face,) = editor.analyzer(picture)
         for number, edit in edits.items():

@@ -10,20 +10,20 @@ import skimage.data
 from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec
-from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.edit_warnings import edit_warnings
 from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.face.preview.face_swap import FaceSwapper, Swapped
 from rigface.profile import ConditionSpec
 from rigface.types import Face
 from rigface.video.decode import read_frames
+from tests import remembered
 
 SWAP = EditSpec(take={"identity"})
 
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return Editor(FaceAnalyzer.load())
+    return Editor(remembered.analyzer())
 
 
 @pytest.fixture(scope="module")
