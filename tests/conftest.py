@@ -24,9 +24,12 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 its workers starve beside other test processes
 os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")  # some tests wait; each takes CPU
+os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")  # Ray's own figures of the node, which no test reads
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process per run, for clouds
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # as serve/local.py, before a cluster is there
 os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
+
+os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")  # that of trio imports it, which takes most of a second
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
