@@ -2,7 +2,8 @@
 
 Path: loop -> `Backend.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Backend.latest` of the next
 run. A checkpoint is a folder written by torch.distributed.checkpoint; both backends write the same kind, and a run goes
-on from the newest of both. Upload is asynchronous. A folder counts when it is complete: in OUT/checkpoints, when it has
+on from the newest of both. Training goes on as soon as the state is copied to memory: writing and upload are
+asynchronous, one checkpoint at a time. A folder counts when it is complete: in OUT/checkpoints, when it has
 `done`; in OUT/ray, when Ray Train's own list has it.
 """
 
@@ -28,7 +29,7 @@ SNAPSHOT = f"{RAY}/checkpoint_manager_snapshot.json"  # written by Ray Train aft
 COPY_BYTES = 2**24  # of a checkpoint in memory while it is fetched
 DONE = "done"  # written last: a folder without it is incomplete
 
-Write = Callable[[Path], None]
+Write = Callable[[Path], Future[Any]]  # begins to fill a folder; the result comes when it is full
 
 
 class Backend(Protocol):
@@ -45,7 +46,7 @@ class Backend(Protocol):
         """The newest checkpoint as a local folder, or None if there is none."""
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
-        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is stored."""
+        """Keep a checkpoint, after the one before it; every worker calls it. `last` waits until it is stored."""
 
     def check(self) -> None:
         """Check the lock of the output before anything is written; OutputBusy if another run has taken it."""
@@ -76,9 +77,9 @@ class LocalBackend:
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
         self.check()
-        folder = _written(write)
         self.wait()
-        self._pending = self._pool.submit(self._publish, folder, f"step-{step:08d}")
+        folder, written = _begun(write)
+        self._pending = self._pool.submit(self._publish, folder, written, f"step-{step:08d}")
         if last:
             self.wait()
 
@@ -88,8 +89,9 @@ class LocalBackend:
             self._pending.result()
             self._pending = None
 
-    def _publish(self, folder: Path, name: str) -> None:
+    def _publish(self, folder: Path, written: Future[Any], name: str) -> None:
         try:
+            written.result()
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):
                 self._store.publish(f"{CHECKPOINTS}/{name}/{file.relative_to(folder)}", file.read_bytes())
             self.check()
@@ -101,15 +103,14 @@ class LocalBackend:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _written(write: Write) -> Path:
-    """A temporary folder, filled; it is removed after an error."""
+def _begun(write: Write) -> tuple[Path, Future[Any]]:
+    """A temporary folder that is being filled; it is removed after an error."""
     folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
     try:
-        write(folder)
+        return folder, write(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return folder
 
 
 def _name(folder: str) -> str:
@@ -156,6 +157,7 @@ class RayBackend:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.node = context.get_local_world_size()
         self._store, self._holder = Store(out), holder
+        self._pending: Future[Any] | None = None
 
     def device(self, gpu: bool) -> torch.device:
         from ray.train.torch import get_device
@@ -185,11 +187,24 @@ class RayBackend:
         from ray.train import Checkpoint, CheckpointUploadMode
 
         self.check()
-        folder = _written(write)
+        if self._pending is not None:
+            self._pending.result()
+        folder, written = _begun(write)
+        self._pending = written
+
+        def upload(checkpoint: Checkpoint, name: str) -> Checkpoint:
+            """What Ray Train does by itself, as soon as the folder is full."""
+            written.result()
+            target = f"{self._store.root}/{RAY}/{name}"
+            self._store.fs.create_dir(target)
+            pafs.copy_files(checkpoint.path, target, checkpoint.filesystem, self._store.fs)
+            return Checkpoint(target, self._store.fs)
+
         ray.train.report(
             {"step": step, **numbers},
             checkpoint=Checkpoint(str(folder), pafs.LocalFileSystem()),
             checkpoint_dir_name=f"step-{step:08d}",
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_fn=upload,
         )

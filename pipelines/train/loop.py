@@ -77,6 +77,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     if state.step >= config.steps:  # the same command once more
         if not is_exported(state, store):
             export(state, store, numbers)
+        state.settle()
         log.close()
         return numbers
     shows = backend.rank == 0 and config.log_format == "text"  # json has lines of its own on standard error
@@ -104,6 +105,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             if progress is not None:
                 progress.close()
             log.close()
+            state.settle()
             raise JobBroken(
                 f"the loss or gradient of {in_a_row} steps in a row, up to step {step}, was not finite; they changed "
                 "nothing, and the last checkpoint is from before. Use a lower --learning-rate or --number-format "
@@ -129,6 +131,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             break
     if progress is not None:
         progress.close()
+    state.settle()
     log.close()
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
 
@@ -199,16 +202,23 @@ def _version(state: TrainerState) -> str:
 
 
 def export(state: TrainerState, store: Store, numbers: Mapping[str, float]) -> None:
-    """Publish the averaged model as a version of OUT/model, and its adapter as OUT/adapter. Every worker calls it.
+    """Begin to publish the averaged model as a version of OUT/model, and its adapter as OUT/adapter.
 
+    Every worker calls it; `TrainerState.settle` waits for its end.
     `numbers` of the last validation are told by the model cards.
     """
     weights = state.averaged()
-    if state.backend.rank:
-        return
+    if not state.backend.rank:
+        version, trained = _version(state), _trained(state, numbers)
+        state.in_background(lambda: _publish(state, store, version, weights, trained))
+
+
+def _publish(
+    state: TrainerState, store: Store, version: str, weights: dict[str, torch.Tensor], trained: model_card.Trained
+) -> None:
+    """Publish weights beside the training, which changes those of the model."""
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
-        trained = _trained(state, numbers)
         if isinstance(state.recipe, AdapterRecipe):
             adapter.mkdir()
             state.recipe.write_adapter(adapter, state.loaded, weights)
@@ -218,7 +228,7 @@ def export(state: TrainerState, store: Store, numbers: Mapping[str, float]) -> N
         weights |= {name: weights[name] * state.config.output_scale for name in output}
         checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16, trained=trained)
         for local in Path(folder).iterdir():
-            publish_version(store, local.name, _version(state), local)
+            publish_version(store, local.name, version, local)
 
 
 def _trained(state: TrainerState, numbers: Mapping[str, float]) -> model_card.Trained:

@@ -1,10 +1,10 @@
 """State of a training run: model, optimizer, weight average and step; saved and restored whole."""
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,12 @@ class TrainerState:
         self.optimizer = optimizer.build(config, groups, device)
         self.average = Average(self.inner, config.ema_decay)
         self.step = 0
+        _quiet()
+        # Workers agree on a checkpoint beside the training, so in a group of its own, and by gloo for any device.
+        distributed = torch.distributed.is_initialized()
+        self._group: Any = torch.distributed.new_group(backend="gloo") if distributed else None
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="export")
+        self._published: Future[None] | None = None
 
     def memory_mb(self) -> float:
         """Peak of the GPU's memory; on a CPU what is computed: weights, gradients, optimizer and average."""
@@ -73,19 +79,31 @@ class TrainerState:
         model, moments = get_state_dict(self.inner, self.optimizer)
         return {"model": model, "optimizer": moments, "average": self.average.state(), "step": self.step}
 
-    def save(self, folder: Path) -> None:
-        """Fill a folder; every worker writes its share."""
-        with _quiet():
-            dcp.save(self.state_dict(), checkpoint_id=folder, no_dist=self.backend.world == 1)
+    def save(self, folder: Path) -> Future[Any]:
+        """Begin to fill a folder with a copy of the present state; every worker writes its share."""
+        written: Future[Any] = dcp.async_save(  # type: ignore[assignment]  # without a stager of its own
+            self.state_dict(), checkpoint_id=folder, process_group=self._group, no_dist=self.backend.world == 1
+        )
+        return written
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`, whatever the number of workers and the sharding were then."""
         state = self.state_dict()  # allocates the state of a fresh optimizer
-        with _quiet():
-            dcp.load(state, checkpoint_id=folder, no_dist=self.backend.world == 1)
+        dcp.load(state, checkpoint_id=folder, no_dist=self.backend.world == 1)
         set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.average.load(state["average"])
         self.step = int(state["step"])
+
+    def in_background(self, publish: Callable[[], None]) -> None:
+        """Publish beside the training, one after the other."""
+        self.settle()
+        self._published = self._publisher.submit(publish)
+
+    def settle(self) -> None:
+        """Wait until all is published; raises its error."""
+        if self._published is not None:
+            self._published.result()
+            self._published = None
 
     def averaged(self) -> dict[str, Tensor]:
         """A copy of the whole averaged model on the first worker's CPU, under its own names. Every worker calls it."""
@@ -100,14 +118,11 @@ class TrainerState:
     def autocast(self) -> AbstractContextManager:
         """The config's number format; with FSDP it is part of the sharding."""
         if self.config.sharding != "ddp":
-            return contextlib.nullcontext()
+            return nullcontext()
         return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch's warning about a single process, and its 14 log lines per checkpoint."""
+def _quiet() -> None:
+    """Silence torch's warning about a single process, and its 14 log lines per checkpoint, in all threads."""
     logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        yield
+    warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")

@@ -6,6 +6,7 @@ import math
 import pickle
 import shutil
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipelines.examples.example_index import INDEX, ExampleIndex
 from pipelines.train import batch_sampler, metric_log, prepare_examples
 from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
-from pipelines.train.backend import LocalBackend
+from pipelines.train.backend import DONE, LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import PRESETS, Networks, RegionWeights, TrainConfig, debug
 from pipelines.train.job import _claim, preview, train
@@ -240,15 +241,23 @@ def test_rerun_continues_the_loss_curve(place, tmp_path):
         pass
 
     class Dying(LocalBackend):
+        """Is killed while it writes the checkpoint of step 3."""
+
         def keep(self, step, numbers, write, last):
             super().keep(step, numbers, write, last)
             self.wait()
-            if step == 2:
+            if step == 3:
+                folder = tmp_path / "parts" / "checkpoints" / "step-00000003"
+                (folder / DONE).unlink()
+                next(folder.glob("*.distcp")).write_bytes(b"half")
                 raise Killed
 
+    parts = replace(parts, checkpoint_every=1)
     _claim(Store(parts.out), parts)
     with pytest.raises(Killed):
         loop(parts, Dying(Store(parts.out)))
+    with LocalBackend(Store(parts.out)).latest() as newest:
+        assert newest.name == "step-00000002"
     train(parts, lambda words: None)
     assert losses(parts.out) == pytest.approx(losses(whole.out), rel=1e-5)
     one, other = (weights_of(out) for out in (whole.out, parts.out))
@@ -424,12 +433,17 @@ def test_one_checkpoint_alone_is_refused():
 def test_checkpoint_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def full(folder):
-        (folder / "part").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    written = Future()
 
+    def fill(folder):
+        (folder / "part").write_bytes(b"half")
+        return written
+
+    backend = LocalBackend(Store(str(tmp_path / "out")))
+    backend.keep(3, {}, fill, last=False)  # returns before it is written
+    written.set_exception(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(OSError, match="No space"):
-        LocalBackend(Store(str(tmp_path / "out"))).keep(3, {}, full, last=True)
+        backend.keep(4, {}, fill, last=False)
     assert list(tmp_path.iterdir()) == []
 
 

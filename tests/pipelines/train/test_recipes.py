@@ -78,8 +78,9 @@ def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     config = replace(config, decay="matrices", lr_groups=("*=0.5",))
     whole = Run(config)
     whole.step()
-    whole.state.save(tmp_path / "kept")
-    rest = [whole.step() for _ in range(2)]
+    kept = whole.state.save(tmp_path / "kept")
+    rest = [whole.step() for _ in range(2)]  # while the state of before is written
+    kept.result()
     again = Run(config, tmp_path / "kept")
     assert again.state.step == 1
     assert [again.step() for _ in range(2)] == pytest.approx(rest, rel=1e-6)
@@ -88,6 +89,7 @@ def test_killed_run_goes_on_exactly(examples, toy, tmp_path, name):
     for key, weights in again.state.average.weights.items():
         assert torch.equal(average[key], weights), f"{key}: not the average"
     export(again.state, Store(str(tmp_path / "out")), {"loss": 0.7, "validation/psnr": 23.5})
+    again.state.settle()
     made = checkpoint.start(str(tmp_path / "out" / "model"))
     cards = [ModelCard.load(place) for place in (tmp_path / "out").rglob("README.md")]
     assert all(card.data.base_model == SD15_ID and "| psnr | 23.5 |" in card.text for card in cards)
