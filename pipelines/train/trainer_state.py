@@ -63,7 +63,7 @@ class TrainerState:
         _quiet()
         # Workers agree on a checkpoint beside the training, so in a group of its own, and by gloo for any device.
         distributed = torch.distributed.is_initialized()
-        self._group: Any = torch.distributed.new_group(backend="gloo") if distributed else None
+        self.group: Any = torch.distributed.new_group(backend="gloo") if distributed else None
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="export")
         self._published: Future[None] | None = None
 
@@ -82,7 +82,7 @@ class TrainerState:
     def save(self, folder: Path) -> Future[Any]:
         """Begin to fill a folder with a copy of the present state; every worker writes its share."""
         written: Future[Any] = dcp.async_save(  # type: ignore[assignment]  # without a stager of its own
-            self.state_dict(), checkpoint_id=folder, process_group=self._group, no_dist=self.backend.world == 1
+            self.state_dict(), checkpoint_id=folder, process_group=self.group, no_dist=self.backend.world == 1
         )
         return written
 

@@ -1,6 +1,7 @@
 """Validation inside training: edits of a fixed set of held-out examples, measured and drawn.
 
 Path: rows of split `test` -> the averaged model, sampled with its own process -> numbers and a grid of pictures -> log.
+Workers share the rows, and the first one makes the numbers of all: those of one worker.
 
 Numbers, each as `validation/...`: the loss at fixed draws, by noise level (`loss`, `loss_t125` ...: squared error of
 the answer, unweighted); PSNR of the edit and of the preview against the true frame; and, with `validate_faces`
@@ -51,50 +52,85 @@ class Validation:
         self._estimates: dict[str, list[Estimate | None]] = {}
 
     def run(self, state: TrainerState, log: MetricLog) -> dict[str, float]:
-        """Sample, measure, log. Every worker calls it; the numbers are the first one's."""
+        """Sample, measure, log. Every worker calls it, for its share of the rows; the first one returns the numbers."""
         if self._table is None:
             return {}
-        example = examples_of(self._table)
+        whole = examples_of(self._table)
+        rows = shared_rows(len(whole.target), self._backend)
+        example = Example(whole.conditions.map(itemgetter(rows)), whole.target[rows])
         with state.average.swapped(), torch.no_grad():
             state.inner.eval()
-            losses = losses_by_level(state, example, self._config)
-            edits = sample(state, example, self._config.seed)
+            losses = losses_by_level(state, example, rows, self._config)
+            edits = sample(state, example, rows, self._config.seed)
             state.inner.train()
-        if self._backend.rank:
+        estimates = self._estimated(example, edits) if self._config.validate_faces else {}
+        shares: list[Any] | None = [None] * self._backend.world if self._backend.rank == 0 else None
+        if self._backend.world > 1:
+            torch.distributed.gather_object((losses, edits, estimates), shares, group=state.group)
+        else:
+            shares = [(losses, edits, estimates)]
+        if shares is None:
             return {}
-        numbers = {f"validation/{name}": value for name, value in (losses | self.measure(example, edits)).items()}
-        log.add(numbers, state.step)
-        log.picture("edits", grid(example, edits), state.step)
+        return self._logged(whole, shares, log, state.step)
+
+    def _logged(self, example: Example, shares: list[Any], log: MetricLog, step: int) -> dict[str, float]:
+        """Numbers and pictures of all workers' losses, edits and estimates."""
+        losses, edits, estimates = zip(*shares)
+        count = len(example.target)
+        means = {name: float(np.mean(in_turns([own[name] for own in losses], count))) for name in losses[0]}
+        pictures = np.stack(in_turns(edits, count))
+        numbers = {"loss": sum(means.values()) / len(means), **means, **measure(example, pictures)}
+        if estimates[0]:
+            views = {view: in_turns([own[view] for own in estimates], count) for view in estimates[0]}
+            numbers |= measure_faces(views)
+        numbers = {f"validation/{name}": value for name, value in numbers.items()}
+        log.add(numbers, step)
+        log.picture("edits", grid(example, pictures), step)
         return numbers
 
-    def measure(self, example: Example, edits: np.ndarray) -> dict[str, float]:
-        """Numbers of edits (N, S, S, 3) uint8."""
-        preview, target = example.conditions.render, example.target
-        numbers = {
-            "psnr": _psnr(edits, target),
-            "preview_psnr": _psnr(preview, target),
-            "copy_psnr": _psnr(example.conditions.reference, target),
-        }
-        if self._config.validate_faces:
-            numbers |= self._measure_faces(example, edits)
-        return numbers
-
-    def _measure_faces(self, example: Example, edits: np.ndarray) -> dict[str, float]:
+    def _estimated(self, example: Example, edits: np.ndarray) -> dict[str, list[Estimate | None]]:
+        """The faces of all views."""
         if self._estimator is None:
             self._estimator = FaceEstimator.load(self._profile)
             c = example.conditions
             views = {"source": c.reference, "preview": c.render, "target": example.target}
             self._estimates = {name: self._estimator(list(pictures)) for name, pictures in views.items()}
-        estimates = {**self._estimates, "edit": self._estimator(list(edits))}
-        usable = sum(bool(source and target) for source, target in zip(estimates["source"], estimates["target"]))
-        numbers: dict[str, float] = {}
-        for name, prefix in (("edit", ""), ("preview", "preview_")):
-            rows = zip(estimates[name], estimates["source"], estimates["target"])
-            faces = [(own, source, target) for own, source, target in rows if own and source and target]
-            numbers[f"{prefix}face_found"] = len(faces) / max(usable, 1)
-            if faces:
-                numbers |= {f"{prefix}{key}": value for key, value in _face_numbers(faces).items()}
-        return numbers
+        return {**self._estimates, "edit": self._estimator(list(edits))}
+
+
+def shared_rows(count: int, backend: Backend) -> np.ndarray:
+    """A worker's rows of `count`, in turns. All have as many, the last ones again some first ones: with FSDP they
+    compute together."""
+    share = -(-count // backend.world)
+    return (backend.rank + backend.world * np.arange(share)) % count
+
+
+def in_turns(shares: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """The inverse of `shared_rows`: `count` values in the order of the rows, of each worker's."""
+    return [shares[row % len(shares)][row // len(shares)] for row in range(count)]
+
+
+def measure(example: Example, edits: np.ndarray) -> dict[str, float]:
+    """Numbers of edits (N, S, S, 3) uint8."""
+    preview, target = example.conditions.render, example.target
+    return {
+        "psnr": _psnr(edits, target),
+        "preview_psnr": _psnr(preview, target),
+        "copy_psnr": _psnr(example.conditions.reference, target),
+    }
+
+
+def measure_faces(estimates: dict[str, list[Estimate | None]]) -> dict[str, float]:
+    """Numbers of the faces of each view: source, preview, target, edit."""
+    usable = sum(bool(source and target) for source, target in zip(estimates["source"], estimates["target"]))
+    numbers: dict[str, float] = {}
+    for name, prefix in (("edit", ""), ("preview", "preview_")):
+        rows = zip(estimates[name], estimates["source"], estimates["target"])
+        faces = [(own, source, target) for own, source, target in rows if own and source and target]
+        numbers[f"{prefix}face_found"] = len(faces) / max(usable, 1)
+        if faces:
+            numbers |= {f"{prefix}{key}": value for key, value in _face_numbers(faces).items()}
+    return numbers
 
 
 def _face_numbers(faces: Sequence[tuple[Estimate, Estimate, Estimate]]) -> dict[str, float]:
@@ -129,39 +165,39 @@ def _chosen(index: ExampleIndex, count: int, more: list[str]) -> pa.Table | None
     return pa.concat_tables([r.part.table([*COLUMNS, *more]).slice(r.row, 1) for r in chosen]).combine_chunks()
 
 
-def losses_by_level(state: TrainerState, example: Example, config: TrainConfig) -> dict[str, float]:
-    """Mean squared error of the model's answers to N examples, at each of `LEVELS` and over all.
+def losses_by_level(
+    state: TrainerState, example: Example, numbers: np.ndarray, config: TrainConfig
+) -> dict[str, list[float]]:
+    """Squared error of the model's answers to each of N examples, at each of `LEVELS`; `numbers` are their rows.
 
     Noise and levels are the same in every run, so that losses of one process compare between steps, runs and recipes. A
     bridge that is trained at its start alone is measured there.
     """
     process, vae, seed = state.loaded.config.process, state.loaded.vae, config.seed
-    total = dict.fromkeys((1.0,) if config.start_step_fraction == 1 else LEVELS, 0.0)
-    count = len(example.target)
-    for first in range(0, count, BATCH):
-        rows = slice(first, min(first + BATCH, count))
+    levels = (1.0,) if config.start_step_fraction == 1 else LEVELS
+    losses: dict[str, list[float]] = {f"loss_t{round(level * process.train_timesteps)}": [] for level in levels}
+    for first in range(0, len(numbers), BATCH):
+        rows = slice(first, first + BATCH)
         part = Example(example.conditions.map(itemgetter(rows)), example.target[rows])
         latents = encode_example(vae, part, state.loaded.model.reads_pixels)
-        noise, _ = seeded([seed + k for k in range(rows.start, rows.stop)], tuple(latents.target.shape[1:]))
-        for level in total:
+        noise, _ = seeded([seed + int(k) for k in numbers[rows]], tuple(latents.target.shape[1:]))
+        for level, values in zip(levels, losses.values()):
             times = torch.full((len(noise),), round(level * process.train_timesteps), device=state.device)
             with state.autocast():
                 drawn = Draw(times, noise.to(state.device), None)
-                total[level] += float(row_losses(state.inner, latents, process, drawn, min_snr=0.0).sum())
-    losses = {f"loss_t{round(level * process.train_timesteps)}": value / count for level, value in total.items()}
-    return {"loss": sum(losses.values()) / len(losses), **losses}
+                values += row_losses(state.inner, latents, process, drawn, min_snr=0.0).tolist()
+    return losses
 
 
-def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:
-    """(N, S, S, 3) uint8 edits of N examples, with the process's own sampler and steps."""
+def sample(state: TrainerState, example: Example, numbers: np.ndarray, seed: int) -> np.ndarray:
+    """(N, S, S, 3) uint8 edits of N examples, whose rows are `numbers`, with the process's own sampler and steps."""
     pictures = []
     vae, process = state.loaded.vae, state.loaded.config.process
 
     sharded = state.config.sharding != "ddp"  # weights are whole only inside forward: no tokens ahead of it
-    count = len(example.target)
-    for first in range(0, count, BATCH):
-        rows = range(first, min(first + BATCH, count))
-        part = example.conditions.map(itemgetter(slice(rows.start, rows.stop)))
+    for first in range(0, len(numbers), BATCH):
+        rows = slice(first, first + BATCH)
+        part = example.conditions.map(itemgetter(rows))
         conditions = encode_conditions(vae, part, hints=state.loaded.model.reads_pixels)
         reference: Any = conditions.reference
 
@@ -173,7 +209,7 @@ def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:
         if not sharded:
             with state.autocast():
                 tokens = state.inner.encode_reference(reference)
-        noise, generators = seeded([seed + k for k in rows], tuple(conditions.background.shape[1:]))
+        noise, generators = seeded([seed + int(k) for k in numbers[rows]], tuple(conditions.background.shape[1:]))
         sampling = SamplingState(process, conditions, noise.to(state.device), tokens, generators=generators)
         batch = SamplingBatch(predict)
         batch.join(sampling)
@@ -181,7 +217,7 @@ def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:
             batch.step()
         decoded = decode(vae, sampling.latents)
         if state.loaded.config.detail:
-            render = to_tensor(example.conditions.render[rows.start : rows.stop]).to(decoded)
+            render = to_tensor(example.conditions.render[rows]).to(decoded)
             decoded = decoded + lost_detail(vae, render, conditions.render)
         pictures.append(to_image(decoded.clamp(0, 1)))
     return np.concatenate(pictures)

@@ -80,6 +80,12 @@ def losses(out: str) -> dict[int, float]:
     return {line["step"]: math.nan if line["loss"] is None else line["loss"] for line in lines}
 
 
+def validations(out: str) -> dict[str, float]:
+    """Numbers of the last validation."""
+    lines = [line for line in metric_log.lines(Store(out)) if "validation/psnr" in line]
+    return {name: value for name, value in lines[-1].items() if name.startswith("validation/")}
+
+
 def curve(of: dict[int, float], until: int) -> dict[int, float]:
     """What the losses up to a step have to be."""
     return pytest.approx({step: loss for step, loss in of.items() if step <= until}, rel=2e-3, nan_ok=True)
@@ -173,7 +179,7 @@ if Rank.rank:
 
 def test_two_workers_keep_losses_and_weights_with_a_model_each_by_ddp_and_by_hsdp(config, tmp_path):
     """HSDP as near as rounding lets it, DDP with gradients that are averaged in bfloat16 less near."""
-    lone = replace(config, out=str(tmp_path / "lone"), steps=2, validation_examples=0)
+    lone = replace(config, out=str(tmp_path / "lone"), steps=2, validation_examples=3)
     train(lone, lambda words: None)
     both = replace(lone, workers=2, reader="thread")
     ddp = replace(both, out=str(tmp_path / "ddp"), reduce_format="bfloat16")
@@ -184,6 +190,7 @@ def test_two_workers_keep_losses_and_weights_with_a_model_each_by_ddp_and_by_hsd
     off = {}
     for run in (ddp, hsdp):
         assert losses(run.out) == pytest.approx(losses(lone.out), rel=1e-3)
+        assert validations(run.out) == pytest.approx(validations(lone.out), rel=1e-3)  # by shares of two rows
         off[run.sharding] = sum((w - expected[name]).abs().sum().item() for name, w in weights_of(run.out).items())
     assert off["hsdp"] < 0.05 * off["ddp"] < 1, "in sum over 82,704 numbers that moved by up to 2e-3"
 
