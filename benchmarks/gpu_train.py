@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from pipelines.train.model_setup import compile_blocks
 from rigface.model.diffusion import Draw, row_losses
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.model.model_config import Process
@@ -132,8 +133,7 @@ def measure(batch: int) -> None:
         if "channels-last" in name:
             model = model.to(memory_format=torch.channels_last)
         if "compiled" in name:
-            for unet in (model.identity, model.denoiser):
-                unet.compile()
+            compile_blocks(model)
         if "fsdp" in name:
             model = sharded(model)
         print(json.dumps({"way": name, "batch": batch, **steps_of(model, batch, "fsdp" not in name)}), flush=True)
