@@ -17,6 +17,7 @@ from rigface.face.region_masks import region_mask
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.profile import ConditionSpec
+from rigface.testing.toy_start import shallow
 from rigface.video.decode import read_frames
 from tests import remembered
 
@@ -169,7 +170,7 @@ def test_model_output_is_pasted_on_the_person_only(analyzer, photo):
 
 
 def test_conditions_have_render_style_of_checkpoint(analyzer, tmp_path):
-    made = checkpoint.tiny()
+    made = shallow()
     for style in ("albedo", "texture", "shape"):
         made.config = type(made.config)(made.config.process, analyzer.head, style, size=32)
         checkpoint.save(tmp_path / style, made)
@@ -178,11 +179,11 @@ def test_conditions_have_render_style_of_checkpoint(analyzer, tmp_path):
 
 
 def test_weights_for_another_head_are_refused(analyzer, tmp_path):
-    made = checkpoint.tiny(expression=7)
+    made = shallow(expression=7)
     checkpoint.save(tmp_path / "few", made)
     with pytest.raises(BadCheckpoint, match="7 expression coefficients"):
         Editor.load(str(tmp_path / "few"), analyzer=analyzer)
-    made = checkpoint.tiny()
+    made = shallow()
     made.config = replace(made.config, head=replace(analyzer.head, name="flame"))
     checkpoint.save(tmp_path / "flame", made)
     with pytest.raises(BadCheckpoint, match="'flame'"):
@@ -194,7 +195,7 @@ def test_weights_for_another_head_are_refused(analyzer, tmp_path):
 
 
 def test_weights_with_basel_codes_take_those_of_an_own_reconstructor(analyzer, photo, tmp_path):
-    made = checkpoint.tiny(expression=64)
+    made = shallow(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
     with pytest.raises(ValueError, match="fitted without it"):
@@ -216,7 +217,7 @@ def test_weights_with_basel_codes_take_those_of_an_own_reconstructor(analyzer, p
 
 
 def test_prompt_needs_a_text_encoder(analyzer, photo, clip_folder, tmp_path):
-    made = checkpoint.tiny()
+    made = shallow()
     made.text_encoder = TextEncoder.load(clip_folder)
     checkpoint.save(tmp_path / "text", made)
     editor = Editor.load(str(tmp_path / "text"), analyzer=analyzer, steps=2, text_scale=3.0)

@@ -1,25 +1,15 @@
 """s3_client.py and objects.py against real HTTP servers, and a proxy that injects faults."""
 
-import functools
 import random
 import urllib.request
 from types import SimpleNamespace
 
-import botocore.session
 import pytest
 
 from rigface.errors import PlanError, StorageGone
 from rigface.storage import objects, s3_client
 from tests.conftest import S3_ENVIRONMENT, make_bucket
 from tests.s3_proxy import FAULTS, Proxy
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _description_of_s3_is_read_once():
-    """Botocore reads a megabyte of JSON for each client, and each proxy below has its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
-        yield
 
 
 @pytest.fixture(params=["moto", "localbucket"])
