@@ -41,6 +41,8 @@ def edit(config: EditConfig) -> EditReport:
     asked = parse_edits(config.face, config.flags, config.faces)
     is_video = kind_of(config.source) == "video"
     check_output(config.out, config.source, is_video, [one.face for one in asked])
+    if not is_video and (config.engine.checkpoint or usual_checkpoint()) in (PREVIEW, "refiner"):
+        torch.set_num_threads(1)  # in networks so small threads wait for each other longer than they work
     editor, edits = _prepare(config, asked)
     donors = dict.fromkeys(one.targets["identity"] for one in asked if "identity" in one.targets)
     origins = [Origin(config.source), *(Origin(path, "componentOf") for path in donors if path.is_file())]
