@@ -165,6 +165,9 @@ class TrainConfig:
     validation_examples: int = 32
     validate_faces: bool = True  # Also measure faces in validation outputs: pose, expression, light and identity.
     log_every: int = 10
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Trackers that show the curves, beside OUT/index.html: tensorboard (in OUT), wandb, mlflow, or several. The last
+    two are packages of their own; their environment variables name servers and projects."""
     log_format: Literal["text", "json"] = "text"
     """json: the first worker also writes each logged step as a line to standard error, for a log collector."""
     stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.

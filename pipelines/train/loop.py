@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         if folder is not None:
             state.load(folder)
     backend.check()  # before the log drops entries after the checkpoint
-    log = MetricLog(store, backend.rank == 0, state.step, config.log_format == "json")
+    is_first, as_json = backend.rank == 0, config.log_format == "json"
+    log = MetricLog(store, is_first, state.step, as_json, config.track, asdict(config))
     micro_batches = list(range(backend.rank, config.micro_batches, backend.world))
     passes = math.ceil(config.micro_batches / backend.world)
     batches = Batches(config, index, state, micro_batches)
@@ -104,7 +106,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         if in_a_row >= MAX_SKIPPED or (in_a_row and stop):
             if progress is not None:
                 progress.close()
-            log.close()
+            log.close(failed=True)
             state.settle()
             raise JobBroken(
                 f"the loss or gradient of {in_a_row} steps in a row, up to step {step}, was not finite; they changed "

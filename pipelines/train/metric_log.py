@@ -1,18 +1,17 @@
-"""JSONL and TensorBoard logs of a training run, in objects of a thousand steps.
+"""JSON lines of a training run, in objects of a thousand steps, and what its trackers are told.
 
-Path: loop -> OUT/log/<first step>.jsonl, OUT/tensorboard -> `report.py`.
+Path: loop -> OUT/log/<first step>.jsonl -> `report.py`; and `Trackers` (TensorBoard, W&B, MLflow).
 
 On resume, entries after the restored checkpoint are dropped.
 """
 
 import json
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.telemetry import log_events
-from rigface.extras import extra
+from pipelines.telemetry.trackers import Trackers
 from rigface.image import encode_png
 from rigface.storage.store import Store
 
@@ -24,12 +23,20 @@ FLUSH_S = 15.0
 class MetricLog:
     """Writes on the first worker, is silent on the others; lines of an earlier run after `step` are dropped."""
 
-    def __init__(self, store: Store, writes: bool, step: int, to_stderr: bool = False) -> None:
-        self._store, self._writes = store, writes
+    def __init__(
+        self,
+        store: Store,
+        writes: bool,
+        step: int,
+        to_stderr: bool = False,
+        track: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._store = store
         self._emit = log_events.training() if to_stderr and writes else None
         self._open: dict[int, list[dict[str, Any]]] = {}
         self._flushed = time.monotonic()
-        self._board: Any = None
+        self._trackers: Trackers | None = None
         if not writes:
             return
         for path in list(store.paths(FOLDER, ".jsonl")):
@@ -40,54 +47,43 @@ class MetricLog:
             elif first == _first(step):
                 self._open[first] = lines
                 self._publish(first)
-        with extra("train"):
-            from torch.utils.tensorboard import SummaryWriter
-
-        self._temporary = tempfile.TemporaryDirectory(prefix="rigface-board-") if store.is_s3 else None
-        self._place = self._temporary.name if self._temporary else store.at("tensorboard")
-        self._board = SummaryWriter(self._place, purge_step=step + 1)
+        self._trackers = Trackers(track, store, settings, step)
 
     def add(self, numbers: dict[str, Any], step: int, every: int = 1) -> None:
         """Log numbers, if this step is logged."""
-        if not self._writes or (step % every and step != 1):
+        if self._trackers is None or (step % every and step != 1):
             return
         line = {**{name: _short(value) for name, value in numbers.items()}, "step": step, "time": round(time.time(), 1)}
         self._open.setdefault(_first(step), []).append(line)
         if self._emit is not None:
             self._emit("step" if "loss" in numbers else "validation", step, numbers)
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "time"):
-                self._board.add_scalar(name, value, step)
+        shown = {n: v for n, v in line.items() if isinstance(v, int | float) and n not in ("step", "time")}
+        self._trackers.log(shown, step)
         if time.monotonic() - self._flushed > FLUSH_S:
             self.flush()
 
     def picture(self, name: str, image: Any, step: int) -> None:
-        """A picture (H, W, 3) uint8 for TensorBoard and OUT/log/pictures."""
-        if not self._writes:
+        """A picture (H, W, 3) uint8 for the trackers and OUT/log/pictures."""
+        if self._trackers is None:
             return
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._trackers.picture(name, image, step)
         self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
 
     def flush(self, board: bool = False) -> None:
-        """Publish everything logged so far; `board`: TensorBoard's file too, whole, if it is not on this disk."""
+        """Publish everything logged so far; `board`: what trackers have, too."""
         for first in list(self._open):
             self._publish(first)
         newest = max(self._open, default=0)
         self._open = {first: lines for first, lines in self._open.items() if first == newest}
         self._flushed = time.monotonic()
-        if self._board is not None:
-            self._board.flush()
-            if board and self._store.is_s3:
-                for file in sorted(Path(self._place).iterdir()):
-                    self._store.publish(f"tensorboard/{file.name}", file.read_bytes())
+        if self._trackers is not None and board:
+            self._trackers.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Flush and end."""
-        self.flush(board=True)
-        if self._board is not None:
-            self._board.close()
-            if self._temporary:
-                self._temporary.cleanup()
+        self.flush()
+        if self._trackers is not None:
+            self._trackers.finish(failed)
 
     def _publish(self, first: int) -> None:
         lines = self._open[first]
