@@ -93,6 +93,7 @@ class LocalBackend:
         try:
             written.result()
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+                self.check()  # another run that has taken over may write the same names
                 self._store.publish(f"{CHECKPOINTS}/{name}/{file.relative_to(folder)}", file.read_bytes())
             self.check()
             self._store.publish(f"{CHECKPOINTS}/{name}/{DONE}", b"")
