@@ -17,6 +17,7 @@ from rigface.edits import PREVIEW
 from rigface.model.checkpoint_folder import folder_of
 
 HASHED_BYTES = 2**20  # of the beginning and the end of each file
+UNREAD = {"README.md", "model_index.json", "scheduler"}  # of a checkpoint's folder: written for others
 # Code that makes edits, relative to the package: where it changes, every model is measured anew.
 EDITING = ("editor.py", "conditions.py", "face/preview", "face/controls", "face/rendering", "refiner")
 
@@ -63,14 +64,14 @@ def code_fingerprint() -> str:
 
 
 def fingerprint(model: str) -> str:
-    """A hash of a checkpoint: of its files' names, sizes, and first and last MiB."""
+    """A hash of a checkpoint: of the names, sizes, first and last MiB of the files that are read, not of its card."""
     if model in (PREVIEW, "tiny"):
         return model
     digest = hashlib.sha256()
     folder = folder_of(model)
     # Adopted weights are links to folders, which `rglob` does not enter.
     files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
-    for file in sorted(files):
+    for file in sorted(file for file in files if file.relative_to(folder).parts[0] not in UNREAD):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
         with file.open("rb") as f:
