@@ -170,6 +170,10 @@ class TrainConfig:
     two are packages of their own; their environment variables name servers and projects."""
     log_format: Literal["text", "json"] = "text"
     """json: the first worker also writes each logged step as a line to standard error, for a log collector."""
+    peak_tflops: float = 0.0
+    """Peak of one device in the number format, for `mfu` in the log; 0: that of well-known GPUs in bfloat16."""
+    profile: int = 0
+    """Steps to trace after the first three, into OUT/profile, for Perfetto or chrome://tracing; 0: none."""
     stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.
 
     @property
@@ -196,7 +200,8 @@ class TrainConfig:
         in_range(self, "[1, inf)", "log_every")
         in_range(self, "[1, inf)", "checkpoint_every", "validate_every")
         in_range(self, "[2, inf)", "keep_checkpoints")
-        in_range(self, "[0, inf)", "noise_offset", "micro_batches", "learning_rate", "shard_workers")
+        in_range(self, "[0, inf)", "noise_offset", "micro_batches", "learning_rate", "shard_workers", "peak_tflops")
+        in_range(self, "[0, 100]", "profile")
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
         in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
         in_range(self, "[0, inf)", "max_failures", "stop_after_s")

@@ -28,6 +28,7 @@ from pipelines.train.metric_log import MetricLog
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.pixel_loss import decoded_loss
 from pipelines.train.step_progress import StepProgress
+from pipelines.train.throughput import StepMeter
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.errors import JobBroken
@@ -84,12 +85,15 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         return numbers
     shows = backend.rank == 0 and config.log_format == "text"  # json has lines of its own on standard error
     progress = StepProgress(state.step, config.steps) if shows else None
+    meter = StepMeter(config, device, store, backend.rank)
     for step, examples, wait in batches:
         clock = time.perf_counter()
-        loss, norm = _step(state, examples, micro_batches, passes, step)
+        with meter.step():
+            loss, norm = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line: dict[str, Any] = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         line |= {"samples_per_s": config.batch * config.micro_batches / (wait + took), "memory_mb": state.memory_mb()}
+        line |= meter.mfu(took)
         line |= {"grad_norm": norm if math.isfinite(norm) else None}
         in_a_row = 0 if math.isfinite(loss) else in_a_row + 1
         skipped += in_a_row > 0
@@ -133,6 +137,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             break
     if progress is not None:
         progress.close()
+    meter.close()
     state.settle()
     log.close()
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}

@@ -1,6 +1,7 @@
 """Training: deterministic order, resume with the same losses, independence of the number of workers."""
 
 import errno
+import gzip
 import json
 import math
 import pickle
@@ -320,9 +321,12 @@ def test_start_reads_the_index_once_and_no_column_of_every_part(place, tmp_path,
 
 
 def test_training_writes_model_page_and_log(place, tmp_path):
-    config = toy(place, tmp_path, validation_examples=3, validate_every=2, steps=4)
+    config = toy(place, tmp_path, validation_examples=3, validate_every=2, steps=4, peak_tflops=1, profile=9)
     numbers = train(config, lambda words: None)
     assert {"loss", "wait_share", "validation/psnr", "validation/preview_psnr"} <= set(numbers)
+    assert 0 < numbers["mfu"] < 1
+    trace = json.loads(gzip.decompress((tmp_path / "profile" / "worker-0000.json.gz").read_bytes()))
+    assert any("convolution_backward" in event.get("name", "") for event in trace["traceEvents"])
     made = checkpoint.start(str(tmp_path / "model"))
     assert made.config.process.kind == "bridge"
     assert all(line["grad_norm"] > 0 for line in metric_log.lines(Store(str(tmp_path))) if "loss" in line)
