@@ -18,8 +18,8 @@ demo: env  ## extract the faces of a clip, show them, and open the editor in the
 	$(BIN)/rigface inspect $(OUT)
 	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 
-test: env  ## run all tests, without a GPU and without network
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: env  ## run all tests, without a GPU and without network; three processes, as some wait for others
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: env  ## run the tests that take half a second at most: no cluster, server, browser or training
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not drill"

@@ -42,9 +42,11 @@ CLUSTER_FILES = (
     "tests/pipelines/extract/test_resume.py", "tests/pipelines/extract/test_in_process.py",
     "tests/pipelines/train/test_ray_backend.py", "tests/pipelines/study/test_job.py",
     "tests/pipelines/examples/test_encode.py", "tests/drills/test_processes.py",
+    "tests/pipelines/extract/test_ray_stage.py", "tests/pipelines/cluster/test_shortage.py",
     "tests/serve/test_faults.py", "tests/serve/test_app.py", "tests/serve/inference/test_model_routing.py",
     "tests/serve/web/test_photo_tab.py",
 )  # fmt: skip
+CLUSTER = contextlib.ExitStack()  # stops what runs on the cluster, and the cluster
 # They begin first, and beside them other long ones, so that no process ends alone.
 LONG_FILES = (
     *CLUSTER_FILES, "tests/drills/test_storage.py", "tests/pipelines/cluster/test_submit.py",
@@ -70,10 +72,19 @@ def pytest_collection():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that start a cluster, server, browser or training, or take long, as `slow`; long files first."""
     for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(CLUSTER_FILES):
+            raise pytest.UsageError(f"{item.nodeid} takes the cluster: add its file to CLUSTER_FILES")
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
     rank = {path: place for place, path in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the cluster after the last file that takes it: it and its service take processor time when idle, too."""
+    if item.nodeid.startswith(CLUSTER_FILES) and not (nextitem and nextitem.nodeid.startswith(CLUSTER_FILES)):
+        CLUSTER.close()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -265,8 +276,14 @@ def ray_cluster(bucket):
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    CLUSTER.callback(ray.shutdown)
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session")
+def on_cluster(ray_cluster) -> contextlib.ExitStack:
+    """The stack of what is stopped before the cluster."""
+    return CLUSTER
 
 
 @pytest.fixture

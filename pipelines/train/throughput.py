@@ -49,7 +49,7 @@ class StepMeter:
         """One step. The operations of the first are counted, those after `UNTRACED` traced if the run wants it."""
         if self._wanted and self._steps == UNTRACED:
             kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-            self._profiler = torch.profiler.profile(activities=kinds)
+            self._profiler = torch.profiler.profile(activities=kinds, acc_events=True)
             self._profiler.start()
         self._steps += 1
         if self._peak and self._steps == 1:

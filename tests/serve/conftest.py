@@ -159,15 +159,14 @@ def serve_jobs(services, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory, ray_cluster):
+def service(tmp_path_factory, on_cluster):
     """Address of the whole service on Ray Serve, with a real analyzer, a toy model and jobs, on the cluster of all
     tests.
     """
     from serve.local import free_port, serving
 
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("signing_folder", "jobs")}
-    with serving(port=free_port("127.0.0.1", 0), model="tiny", **folders) as url:
-        yield url
+    return on_cluster.enter_context(serving(port=free_port("127.0.0.1", 0), model="tiny", **folders))
 
 
 @pytest.fixture(scope="session")
