@@ -72,7 +72,8 @@ def pytest_collection():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that start a cluster, server, browser or training, or take long, as `slow`; long files first."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(CLUSTER_FILES):
+        takes_cluster = "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("drill")
+        if takes_cluster and not item.nodeid.startswith(CLUSTER_FILES):
             raise pytest.UsageError(f"{item.nodeid} takes the cluster: add its file to CLUSTER_FILES")
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
