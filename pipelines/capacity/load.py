@@ -10,11 +10,11 @@ import numpy as np
 
 # Working time per frame by step, milliseconds of the clock, every frame sampled (extract.json, `x16`).
 STEP_MS = {
-    "decode": 2.335, "detect": 16.046, "track": 0.988, "align": 2.185, "identity": 1.257, "reconstruct": 3.405,
-    "parse": 3.321, "quality": 1.6, "write": 0.463,
+    "decode": 2.441, "detect": 16.049, "track": 0.976, "align": 4.518, "identity": 0.362,
+    "reconstruct": 3.88, "parse": 3.457, "quality": 1.698, "write": 0.449,
 }  # fmt: skip
 # Throughput and cores of the same job. Its three processes shared two cores, so a step's clock counts waiting, too.
-FPS, CORES = 79.978, 2
+FPS, CORES = 77.109, 2
 # Decoding every frame, relative to decoding what so many samples a second need, a key frame every 250 frames
 # (keyframes.json); with key frames every two seconds it is more.
 SPARSE_RATIO = {0.5: 1.92, 1.0: 1.62, 5.0: 1.45}
