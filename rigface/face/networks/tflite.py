@@ -144,7 +144,7 @@ def _transposed(options: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor
 def _average_pool(options: Any, x: Tensor) -> Tensor:
     kernel = options.filterHeight, options.filterWidth
     if options.padding == _SAME and (x.shape[1] % options.strideH or x.shape[2] % options.strideW):
-        raise NotImplementedError("an average of padded places")
+        raise BadCheckpoint("this model averages over padding (AVERAGE_POOL_2D with SAME), which is not known here")
     return F.avg_pool2d(x.permute(0, 3, 1, 2), kernel, (options.strideH, options.strideW)).permute(0, 2, 3, 1)
 
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import av
 import cv2
@@ -18,13 +17,9 @@ from pipelines.edit.job import edit
 from pipelines.edit.report import fit_notes, limit_note
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
-from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.detection.mediapipe import MAX_FACES
 from rigface.face.tracked_faces import TrackedFaces
 from rigface.image import decode, encode_png
-from rigface.model.model_config import READS_IDENTITY, RecipeName
-from rigface.model.recipes.ip_adapter import IdentityModel
-from rigface.testing.toy_start import write_recipes
 from rigface.types import Frame
 from rigface.video.decode import read_frames
 from rigface.video_editor import retargeted, smoothed_fields
@@ -214,31 +209,6 @@ def test_model_edits_video(folder, tmp_path):
     how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
     assert len(list(read_frames(str(tmp_path / "out.mp4")))) == 4
-
-
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory):
-    return write_recipes(tmp_path_factory.mktemp("recipes"))
-
-
-@pytest.fixture(scope="module")
-def seen(editor, folder):
-    """The faces of the photograph, which every recipe edits."""
-    return editor.analyzer(decode((folder / "photo.jpg").read_bytes()))
-
-
-@pytest.mark.parametrize("name", get_args(RecipeName))
-def test_recipe_edits_an_image(folder, recipes, seen, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(FaceAnalyzer, "__call__", lambda *image: seen)
-    vectors, encode = [], IdentityModel.encode_reference
-    monkeypatch.setattr(IdentityModel, "encode_reference", lambda *a: vectors.append(a[1]) or encode(*a))
-    how = ("--checkpoint", recipes[name], "--quick", "--no-sign", "--steps", 1, "--prompt", "a b")
-    assert run("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, *how) == 0
-    image, was = (decode(file.read_bytes()) for file in (tmp_path / "out.png", folder / "photo.jpg"))
-    assert image.shape == was.shape
-    assert np.abs(image.astype(int) - was).max() > 20
-    assert len(vectors) == (name in READS_IDENTITY)
-    assert all(v.shape == (1, 128) and 1.0 < v.norm() < 2.0 for v in vectors)  # as dlib's are
 
 
 def test_default_editor_is_named_in_hint(folder, tmp_path, capsys, mini, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training: deterministic order, resume with the same losses, independence of the number of workers."""
+"""Training loop: batches read ahead, resume with the same losses, checkpoints, export, refusals."""
 
 import errno
 import gzip
@@ -6,7 +6,6 @@ import json
 import math
 import pickle
 import shutil
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 
@@ -15,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from pipelines.examples import held_out
 from pipelines.examples.config import EncodeConfig
@@ -23,7 +21,6 @@ from pipelines.examples.encode import encode
 from pipelines.examples.example_index import INDEX, ExampleIndex
 from pipelines.train import batch_sampler, metric_log, prepare_examples
 from pipelines.train import loop as loops
-from pipelines.train import model_setup as starts
 from pipelines.train.backend import DONE, LocalBackend
 from pipelines.train.batches import Batches
 from pipelines.train.config import PRESETS, Networks, RegionWeights, TrainConfig, debug
@@ -34,10 +31,6 @@ from pipelines.train.validation import Validation
 from rigface.errors import JobBroken, PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint
-from rigface.model.diffusion import Draw, row_losses
-from rigface.model.ema import Average
-from rigface.model.latents import LatentConditions, LatentExample
-from rigface.model.model_config import Process
 from rigface.storage.store import Store
 from rigface.storage.versions import POINTER, newest_version
 from rigface.testing import fake_examples, toy_start
@@ -66,74 +59,6 @@ def losses(out) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in metric_log.lines(Store(str(out))) if "loss" in line}
 
 
-# --- order
-
-
-def order_of(sizes, **options) -> batch_sampler.BatchSampler:
-    return batch_sampler.BatchSampler([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
-
-
-def taken(order, micro_batches, start, steps):
-    out = []
-    for window in order.windows(micro_batches, start):
-        rows = np.stack([window.parts, window.rows], 1).reshape(window.steps, len(micro_batches), order.batch, 2)
-        out += list(rows)
-        if len(out) >= steps:
-            return out[:steps]
-    return out
-
-
-def test_epoch_shows_every_example_once_and_the_next_in_another_order():
-    order = order_of([7, 4, 9], batch=2)
-    epochs = [np.concatenate(taken(order, [0], e * 10, 10)).reshape(-1, 2) for e in range(2)]
-    for epoch in epochs:
-        assert len({tuple(row) for row in epoch.tolist()}) == 20
-    assert not np.array_equal(epochs[0], epochs[1])
-
-
-WEIGHTED = {"weights": (3, 1), "datasets": (2, 1)}
-
-
-@pytest.mark.parametrize("mixture", [{}, WEIGHTED])
-def test_starting_in_the_middle_gives_the_same_batches(mixture):
-    order = order_of([7, 4, 9], **mixture)
-    whole = taken(order, [0], 0, 25)
-    for start in (1, 4, 9, 10, 13):
-        assert np.array_equal(taken(order, [0], start, 5), whole[start : start + 5])
-
-
-@pytest.mark.parametrize("mixture", [{}, WEIGHTED])
-def test_micro_batches_are_the_same_for_any_number_of_workers(mixture):
-    order = order_of([20, 13, 31], micro_batches=4, **mixture)
-    together = np.stack(taken(order, [0, 1, 2, 3], 0, 20))
-    apart = [np.stack(taken(order, micro_batches, 0, 20)) for micro_batches in ([0, 2], [1, 3])]
-    assert np.array_equal(together[:, [0, 2]], apart[0])
-    assert np.array_equal(together[:, [1, 3]], apart[1])
-    if not mixture:
-        seen = [tuple(r) for r in together[: order.steps_per_epoch].reshape(-1, 2).tolist()]
-        assert len(seen) == len(set(seen))
-
-
-def test_datasets_have_their_weights_in_every_window_and_show_all_rows_equally_often():
-    order = order_of([7, 4, 89], batch=5, window=2, **WEIGHTED)  # 11 rows have three quarters, 89 one quarter
-    rows = [tuple(r) for r in np.concatenate(taken(order, [0], 0, 200)).reshape(-1, 2).tolist()]
-    for first in range(0, len(rows), 10):
-        assert sum(part == 2 for part, _ in rows[first : first + 10]) in (2, 3)
-    assert sum(part == 2 for part, _ in rows) == len(rows) / 4
-    for parts, count in (({0, 1}, 11), ({2}, 89)):
-        times = Counter(row for row in rows if row[0] in parts)
-        assert len(times) == count
-        assert max(times.values()) - min(times.values()) <= 1
-    with pytest.raises(PlanError, match="folder 2 of 2"):
-        order_of([7, 4, 0], **WEIGHTED)
-
-
-def test_fewer_examples_than_a_batch_are_repeated_and_none_is_refused():
-    assert len(taken(order_of([1], batch=4), [0], 0, 3)) == 3
-    with pytest.raises(PlanError, match="no examples"):
-        order_of([0, 0])
-
-
 def test_reader_returns_the_rows_of_the_window(place):
     index = ExampleIndex.of(Store(str(place / "latents")))
     order = batch_sampler.BatchSampler(index.rows("train"), batch=3, window=2, seed=1)
@@ -148,9 +73,6 @@ def test_reader_returns_the_rows_of_the_window(place):
             index.parts[p].table(["example"])["example"][int(r)].as_py() for p, r in zip(window.parts, window.rows)
         ]
         assert table["example"].to_pylist() == expected
-
-
-# --- numbers
 
 
 def test_weights_move_by_the_rate_of_their_group(place, tmp_path, capsys):
@@ -168,24 +90,6 @@ def test_weights_move_by_the_rate_of_their_group(place, tmp_path, capsys):
     moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in state.inner.named_parameters()}
     assert max(by for name, by in moved.items() if name.startswith("identity.")) == 0
     assert max(moved.values()) == pytest.approx(config.learning_rate, rel=0.01)
-
-
-def test_weight_average_follows_and_swaps_back():
-    layer = torch.nn.Linear(2, 2)
-    average = Average(layer, decay=0.5)
-    before = layer.weight.detach().clone()
-    with torch.no_grad():
-        layer.weight += 1
-    average.update()  # the first update has decay 2/11
-    assert torch.allclose(average.weights["weight"], before + 9 / 11)
-    with average.swapped():
-        assert torch.allclose(layer.weight, before + 9 / 11)
-    assert torch.allclose(layer.weight, before + 1)
-    with pytest.raises(ValueError, match="other weights"):
-        average.load({"updates": 1, "weights": {"nobody": before}})
-
-
-# --- runs
 
 
 @pytest.fixture
@@ -467,77 +371,6 @@ def test_unfitting_examples_are_refused_with_the_differences(place, tmp_path):
     assert not (tmp_path / "sizes").exists(), "another try with the right folders goes on"
     with pytest.raises(PlanError, match="64 px, the model makes 32 px"):
         train(own, lambda words: None)
-
-
-def test_plain_start_takes_the_examples_config_and_released_weights_keep_theirs(clip_folder):
-    toy = checkpoint.tiny(expression=64)
-    checkpoint.save(clip_folder, toy)
-    for own in ("config.json", "default_text.safetensors"):  # now it is in the released layout
-        (clip_folder / own).unlink()
-    spec = fake_examples.spec(size=512)
-    released = starts.load(replace(debug(), start=str(clip_folder)), spec)
-    assert (released.model.expression_size, released.config.expression_field) == (52, "expression")
-    assert released.config.head == spec.head
-    starts.check(released, spec, None)
-    with pytest.raises(PlanError, match="64 px, the model makes 512 px"):
-        starts.check(released, fake_examples.spec(size=64), None)
-    (clip_folder / "unet_id").rename(clip_folder / "unet")
-    plain = starts.load(replace(debug(), start=f"sd15:{clip_folder}"), fake_examples.spec(size=64, style="texture"))
-    assert (plain.config.size, plain.config.render_style, plain.config.head) == (64, "texture", spec.head)
-    with pytest.raises(PlanError, match="multiples of"):
-        starts.check(plain, fake_examples.spec(size=66, style="texture"), None)
-
-
-def test_any_start_takes_any_process_and_samples_by_a_scheduler_for_it(clip_folder):
-    toy_start.write(clip_folder)
-    config = replace(debug(), start=f"sd15:{clip_folder}")
-    textured = fake_examples.spec(style="texture")
-    own = starts.load(config, textured).config.process
-    for process, scheduler in (("v_prediction", "dpm++"), ("flow", "euler"), ("bridge", "euler")):
-        made = starts.load(replace(config, process=process), textured).config
-        assert (made.process.kind, made.process.scheduler) == (process, scheduler)
-        assert (made.process.latent_scale, made.detail) == (own.latent_scale, process == "bridge")
-    ended = starts.load(replace(config, process="v_prediction", zero_terminal_snr=True), textured).config.process
-    assert ended.zero_terminal_snr
-    with pytest.raises(PlanError, match="wants v_prediction or sample"):
-        starts.load(replace(config, zero_terminal_snr=True), textured)
-    with pytest.raises(PlanError, match="pair --style texture"):
-        starts.load(replace(config, process="bridge"), fake_examples.spec())
-
-
-def test_compiled_blocks_and_channels_last_give_the_same_loss_and_gradient():
-    random = torch.Generator().manual_seed(0)
-    noisy, background, render, reference, target = (torch.randn(1, 4, 16, 16, generator=random) for _ in range(5))
-
-    def computed(model):
-        conditions = LatentConditions(background, render, torch.ones(1, model.expression_size), reference=reference)
-        drawn = Draw(torch.tensor([500]), noisy, torch.zeros(1, 3, dtype=torch.bool))
-        loss = row_losses(model, LatentExample(conditions, target), Process(kind="flow"), drawn).mean()
-        loss.backward()
-        gradient = model.denoiser.conv_in.weight.grad
-        return loss.item(), gradient.norm().item(), gradient.stride()
-
-    def arranged(**settings):
-        model = toy_start.shallow(kind="bridge").model.train()
-        starts.arrange(model, replace(debug(), **settings))
-        return model
-
-    plain = computed(arranged())
-    compiled = arranged()
-    names = starts.compile_blocks(compiled, "eager")
-    assert [name.split(".")[0] for name in names] == ["identity"] * 2 + ["denoiser"] * 2
-    counters.clear()
-    assert computed(compiled)[:2] == pytest.approx(plain[:2])
-    assert counters["stats"]["unique_graphs"] == 3, "blocks of one shape share their code"
-    assert not counters["graph_break"]
-    laid_out = computed(arranged(channels_last=True))
-    assert laid_out[:2] == pytest.approx(plain[:2], rel=1e-5)
-    assert laid_out[2] != plain[2]
-    seen = []
-    hooked = arranged(channels_last=True, sharding="fsdp", workers=1)
-    hooked.denoiser.conv_in.register_forward_hook(lambda _, args, __: seen.append(args[0].stride()))
-    assert computed(hooked)[:2] == pytest.approx(plain[:2], rel=1e-5)  # with weights as they were
-    assert seen[0][1] == 1, "channels are not last"
 
 
 def test_presets_are_complete_and_serialisable():
