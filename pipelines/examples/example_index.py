@@ -139,16 +139,19 @@ def _of(store: Store) -> ExampleIndex:
 
 
 def _stored(store: Store) -> ExampleIndex | None:
-    """The index as it is stored; None if there is none."""
+    """The index as it is stored; None if there is none, PlanError if it is damaged."""
     try:
         data = store.read(INDEX)
     except FileNotFoundError:
         return None
-    table = pq.read_table(pa.BufferReader(data), read_dictionary=list(NAMES))
-    about = table.schema.metadata
-    parts = json.loads(about[b"rigface.parts"])
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(about[b"rigface.schema_of_parts"])))
-    places, counts = [Part(store, path) for path, _ in parts], [count for _, count in parts]
+    try:
+        table = pq.read_table(pa.BufferReader(data), read_dictionary=list(NAMES))
+        about = table.schema.metadata
+        parts = json.loads(about[b"rigface.parts"])
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(about[b"rigface.schema_of_parts"])))
+        places, counts = [Part(store, path) for path, _ in parts], [count for _, count in parts]
+    except (ValueError, KeyError, TypeError, OSError) as error:  # of JSON, base64 and pyarrow
+        raise PlanError(f"{store.uri}/{INDEX} is damaged ({error!r}): delete it, and parts are read instead") from error
     return ExampleIndex(places, counts, schema, table, True, [len(parts)])
 
 

@@ -222,6 +222,10 @@ def test_start_reads_the_index_once_and_no_column_of_every_part(place, tmp_path,
     (copied / index.parts[0].path).unlink()
     shutil.copy(place / "latents" / INDEX, copied)
     assert not ExampleIndex.of(Store(str(copied))).is_stored, "an index of other parts"
+    for damaged in ((copied / INDEX).read_bytes()[:-30], b"", (copied / index.parts[1].path).read_bytes()):
+        (copied / INDEX).write_bytes(damaged)
+        with pytest.raises(PlanError, match=r"index\.parquet is damaged"):
+            ExampleIndex.of(Store(str(copied)))
 
 
 def test_training_writes_model_page_and_log(place, tmp_path):
