@@ -72,6 +72,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._ready = False
+        self._lock = threading.Lock()  # one call at a time
 
     def start(self) -> None:
         """Start the child, if it is not there, without waiting for it."""
@@ -102,19 +103,23 @@ class WorkerProcess:
                 self._receive(START_S)
             except WorkerDied as e:
                 raise RuntimeError(f"{self._start[0]} could not be started in a child process: {e.how}") from e
+            except Exception:  # of the constructor, with which the child ends
+                self.close()
+                raise
             self._ready = True
 
     def __call__(self, argument: Any, file: BinaryIO | None = None) -> Any:
         """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung: call again."""
-        self.wait_ready()
-        assert self._pipe is not None
-        try:
-            self._pipe.send((argument, file is not None))
-            if file is not None:
-                reduction.send_handle(self._pipe, file.fileno(), None)
-        except OSError:  # it died between two calls
-            raise self._died("", None) from None
-        return self._receive(self.silence_s)
+        with self._lock:
+            self.wait_ready()
+            assert self._pipe is not None
+            try:
+                self._pipe.send((argument, file is not None))
+                if file is not None:
+                    reduction.send_handle(self._pipe, file.fileno(), None)
+            except OSError:  # it died between two calls
+                raise self._died("", None) from None
+            return self._receive(self.silence_s)
 
     def close(self) -> None:
         """Stop the child."""
@@ -139,6 +144,9 @@ class WorkerProcess:
                 message = self._pipe.recv_bytes()
             except (EOFError, ConnectionResetError):
                 raise self._died(step, None) from None
+            except KeyboardInterrupt:
+                self.close()  # its answer must not be taken for that to the next call
+                raise
             try:
                 kind, value = _PlainReader(io.BytesIO(message)).load()
             except Exception as e:  # a message that is not as `_serve` writes it may raise anything

@@ -64,16 +64,13 @@ def run_shards(
     detect = detect_faces(**arguments)  # its child loads while torch is imported here
     with _one_thread():
         actor = StageActor([(lambda: detect, {}), *later], config.out, config.part)
-        try:
-            for plans in shards:
-                shard = Shard([Unit(plan) for plan in plans])
-                try:
-                    actor.run(shard)
-                except OSError as e:
-                    raise StorageGone(f"{os_error_sentence(e)}. {RESUME}") from e
-                yield shard.records
-        finally:
-            actor.close()
+        for plans in shards:
+            shard = Shard([Unit(plan) for plan in plans])
+            try:
+                actor.run(shard)
+            except OSError as e:
+                raise StorageGone(f"{os_error_sentence(e)}. {RESUME}") from e
+            yield shard.records
 
 
 @contextmanager

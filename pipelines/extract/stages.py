@@ -28,7 +28,7 @@ from pipelines.extract.quarantine import Crash, Quarantine
 from pipelines.extract.unit import Shard, Unit, records_json
 from pipelines.inputs import open_input, sources
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess, kept_process
 from rigface import confinement, schema
 from rigface.errors import BadInput, PlanError
 from rigface.face.steps import AlignedFaces, reconstruct, segment
@@ -108,16 +108,11 @@ class DetectFaces:
             unit.set_faces(blob)
             return
 
-    def close(self) -> None:
-        """Stop the child processes."""
-        for child in self._children.values():
-            child.close()
-
     def _child(self, remote: bool) -> WorkerProcess:
         if remote not in self._children:
             arguments = {"settings": self._settings, "network": remote, "device": self._device}
             target = "pipelines.extract.frame_processor:confined"
-            self._children[remote] = WorkerProcess(target, arguments, self._silence_s, storage=remote)
+            self._children[remote] = kept_process(target, arguments, self._silence_s, storage=remote)
         return self._children[remote]
 
 
@@ -316,12 +311,6 @@ class StageActor:
                 with measured(stage.name, unit), unit.busy():
                     stage(unit)
         unit.forget_crops()
-
-    def close(self) -> None:
-        """Stop the child processes."""
-        for stage in self._stages:
-            if isinstance(stage, DetectFaces):
-                stage.close()
 
 
 @contextmanager

@@ -4,9 +4,7 @@ Path: uris -> `survey` (Ray tasks; a confined child process each, because a head
 input. A later run reads the kept plans and surveys only inputs whose size or date has changed.
 """
 
-import functools
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
@@ -14,7 +12,7 @@ from typing import BinaryIO
 from pipelines.extract.config import Settings
 from pipelines.extract.plan import Kind, Plan
 from pipelines.inputs import open_input, sources
-from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
+from pipelines.telemetry.worker_process import WorkerDied, kept_process
 from rigface import confinement
 from rigface.errors import BadInput, BadVideo
 from rigface.image import SNIFF_BYTES, sniff
@@ -91,13 +89,14 @@ def _expected(info: decode.VideoInfo, chunks: int, rate: float | None) -> tuple[
 
 def survey(uris: list[str], settings: Settings, silence_s: float) -> list[Plan]:
     """Plans of some inputs, in their order. The body of a Ray task."""
-    storage = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
-    return [_survey(uri, settings, silence_s, storage) for uri in uris]
+    return [_survey(uri, settings, silence_s) for uri in uris]
 
 
-def _survey(uri: str, settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> Plan:
+def _survey(uri: str, settings: Settings, silence_s: float) -> Plan:
     address = sources.located(uri, settings.root)
-    child = _child(settings, silence_s, storage if open_input.is_remote(address) else None)
+    remote = open_input.is_remote(address)
+    arguments = {"settings": settings, "network": remote}
+    child = kept_process("pipelines.extract.survey:confined", arguments, silence_s, storage=remote)
     for tries_left in reversed(range(TRIES)):
         try:
             with open_input.handed(address) as file:
@@ -107,12 +106,3 @@ def _survey(uri: str, settings: Settings, silence_s: float, storage: tuple[tuple
                 reason = f"the decoder crashed while opening it, {TRIES} times ({died.how})"
                 return Plan(uri).refused("decode", reason)
     raise AssertionError("unreachable")
-
-
-@functools.lru_cache(maxsize=2)
-def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...] | None) -> WorkerProcess:
-    """A child of this worker process for local inputs or remote ones (`storage`, the variables for that), kept for the
-    next task; a new one if the credentials or endpoint have changed.
-    """
-    arguments = {"settings": settings, "network": storage is not None}
-    return WorkerProcess("pipelines.extract.survey:confined", arguments, silence_s, storage=storage is not None)

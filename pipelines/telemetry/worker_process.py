@@ -3,6 +3,8 @@
 Path: a stage -> `WorkerProcess(...)(argument)` -> the call in the child; there `metrics.record` -> here -> Ray.
 """
 
+import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ STORAGE = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )  # beginnings of names, as `kept`
 
-__all__ = ["WorkerDied", "WorkerProcess"]
+__all__ = ["WorkerDied", "WorkerProcess", "kept_process"]
 
 
 class WorkerProcess(worker_process.WorkerProcess):
@@ -35,6 +37,20 @@ class WorkerProcess(worker_process.WorkerProcess):
         """Record a metric of the child."""
         metric, value, labels = message
         metrics.record(metric, value, **labels)
+
+
+def kept_process(target: str, kwargs: dict[str, Any], silence_s: float, storage: bool = False) -> WorkerProcess:
+    """A child that this process keeps, for later jobs with the same arguments, which are hashable, and environment."""
+    names = (*WorkerProcess.kept, *(STORAGE if storage else ()))
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(names)))
+    return _kept(target, tuple(kwargs.items()), silence_s, storage, environment)
+
+
+@functools.lru_cache(maxsize=4)  # surveys and frames, of local inputs and remote ones; another ends when it is let go
+def _kept(
+    target: str, kwargs: tuple[tuple[str, Any], ...], silence_s: float, storage: bool, environment: tuple[Any, ...]
+) -> WorkerProcess:
+    return WorkerProcess(target, dict(kwargs), silence_s, storage)
 
 
 def _listen(send: Callable[[Any], None]) -> None:

@@ -59,9 +59,6 @@ class ReplacedDetectFaces(DetectFaces):
     def _child(self, remote: bool) -> WorkerProcess:
         return self._replaced
 
-    def close(self) -> None:
-        self._replaced.close()
-
 
 def poisoned(stage_arguments, log: Path, processor: type[FrameProcessor] = PoisonedFrameProcessor):
     """`dataflow.stage_arguments` with the replaced stage."""

@@ -271,7 +271,7 @@ def test_pool_per_stage_on_ray_and_units_from_a_file_give_the_same_dataset(finis
 @pytest.mark.slow
 def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
     """As with millions of inputs: three at a time, with their plans alone in memory, and the units of few."""
-    for name, limit in (("WINDOW", 3), ("GROUP_UNITS", 6)):  # each group starts a decoder process
+    for name, limit in (("WINDOW", 3), ("GROUP_UNITS", 6)):
         monkeypatch.setattr(planning, name, limit)
     out = tmp_path / "out"
     summary = extract(debug((str(zoo),), str(out)), silent)

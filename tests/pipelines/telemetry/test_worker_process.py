@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess, kept_process
 from rigface.errors import BadVideo, MissingAsset
 
 
@@ -90,8 +90,10 @@ def test_exception_of_the_child_is_raised_in_the_parent(make):
 
 
 def test_child_that_cannot_start_raises_its_error(make):
-    with pytest.raises(MissingAsset, match="no weights"):
-        make(start="missing").wait_ready()
+    child = make(start="missing")
+    for _ in range(2):
+        with pytest.raises(MissingAsset, match="no weights"):
+            child.wait_ready()
     with pytest.raises(RuntimeError, match="exit code 7"):
         make(start="crash").wait_ready()
 
@@ -104,3 +106,28 @@ def test_child_that_died_between_calls_raises_and_restarts(make):
     with pytest.raises(WorkerDied, match="SIGKILL"):
         child("fine")
     assert child("fine")[0] != pid
+
+
+def test_answer_to_an_interrupted_call_is_not_that_to_the_next(make, monkeypatch):
+    child = make(silence_s=60)
+    child.wait_ready()
+
+    def interrupted(timeout):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child._pipe, "poll", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        child("first")
+    assert child("second")[1] == "second"
+
+
+def test_child_is_kept_for_the_same_arguments_and_environment(make, monkeypatch):
+    def kept(**kwargs):
+        return kept_process("test_worker_process:Worker", kwargs, 60)
+
+    child = kept()
+    assert kept() is child is not kept(start="crash")
+    monkeypatch.setenv("RIGFACE_ASSETS", "elsewhere")
+    assert kept() is not child
+    monkeypatch.undo()
+    assert kept() is child
