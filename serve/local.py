@@ -24,6 +24,9 @@ RAY_SETTINGS = {  # unless the environment has them
     # By default Serve kills its proxy if it does not start within three times 5 s, which a busy machine may need.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    # By default Serve looks at its replicas, and adds up their metrics, ten times a second, also while they idle.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     # By default workers run at nice 15; these answer interactive requests.
     "RAY_worker_niceness": "0",
     # Stopping Serve kills its controller, and each request to it that was under way would print these words.

@@ -16,18 +16,18 @@ from pathlib import Path
 
 import pytest
 
+from serve.local import RAY_SETTINGS
 from tests.s3_proxy import Proxy
 
 # One thread per test process: two cores are all CI has, and small matrices lose by sharing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 its workers starve beside other test processes
 os.environ.setdefault("RAY_metrics_report_interval_ms", "3000")  # some tests wait; each takes CPU
 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")  # Ray's own figures of the node, which no test reads
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process per run, for clouds
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # as serve/local.py, before a cluster is there
-os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
+for name, value in RAY_SETTINGS.items():  # now, as the cluster is there before the service
+    os.environ.setdefault(name, value)
 
 os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")  # that of trio imports it, which takes most of a second
 
