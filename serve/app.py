@@ -25,7 +25,7 @@ from serve.problems import EXPECTED, ApiError
 from serve.protocols import DiffusionService, FaceService, JobService
 from serve.provenance.signer import ResultSigner
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
-from serve.replica import delegate, stage_log, start_telemetry
+from serve.replica import delegate, stage_log, start_replica
 from serve.schemas import EditProgress
 from serve.security.api_keys import KeyRing
 from serve.security.url_allowlist import UrlAllowlist
@@ -51,10 +51,10 @@ class FaceWorkerDeployment:
     """`FaceWorker` on one device with an `EditPipeline`: an edit is one of its requests until the edit ends."""
 
     def __init__(self, config: ServiceConfig, diffusion_worker: DeploymentHandle) -> None:
+        start_replica(config.traces, "face-worker")
         from serve.inference.edit_pipeline import EditPipeline
         from serve.inference.face_worker import FaceWorker
 
-        start_telemetry(config.traces, "face-worker")
         signer, policy = ResultSigner(config.signing_path()), config.policy()
         self._worker = FaceWorker.load(
             config.checkpoints(), load_analyzer=config.load_analyzer,
@@ -99,9 +99,9 @@ class DiffusionWorkerDeployment:
     """
 
     def __init__(self, config: ServiceConfig) -> None:
+        start_replica(config.traces, "diffusion-worker")
         from serve.inference.diffusion_worker import DiffusionWorker
 
-        start_telemetry(config.traces, "diffusion-worker")
         self._worker = DiffusionWorker.load(
             config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models,
             clip=config.clip,
@@ -171,7 +171,7 @@ class JobQueueDeployment:
     def __init__(
         self, config: ServiceConfig, face_worker: DeploymentHandle, diffusion_worker: DeploymentHandle
     ) -> None:
-        start_telemetry(config.traces, "job-queue")
+        start_replica(config.traces, "job-queue")
         self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
             config.limits(), audit_log=config.open_audit_log(), load_analyzer=config.load_analyzer,
@@ -215,7 +215,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The ASGI application that Ray Serve runs."""
-        start_telemetry(self._traces, "gateway")
+        start_replica(self._traces, "gateway")
         return make_api(self._services)
 
 

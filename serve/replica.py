@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rigface.host_environment import spare_imports
 from rigface.telemetry.json_logging import install_json_logging, log_fields
 from serve.problems import EXPECTED, ApiError, problem_of
 from serve.telemetry import tracing
@@ -21,8 +22,11 @@ LOG = logging.getLogger("rigface.serve")
 Deployment = TypeVar("Deployment")
 
 
-def start_telemetry(traces: str, part: str) -> None:
-    """Log JSON lines to standard error, and export spans by `traces`, of a part of the application in this process."""
+def start_replica(traces: str, part: str) -> None:
+    """Make this process one of a part of the application: it logs JSON lines to standard error, and exports spans by
+    `traces`. Called before its imports, of which it spares the garbage collector.
+    """
+    spare_imports()
     install_json_logging(LOG)
     tracing.start(traces, part)
 

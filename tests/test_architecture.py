@@ -141,13 +141,13 @@ CHEAP = (
         "pipelines.cli.main": {"torch", "mediapipe", "diffusers"},
         # of the children that decode and detect
         "pipelines.extract.frame_processor": {"torch", "diffusers", "scipy.optimize"},
-        "serve.app, serve.config, rigface.model.model_config": {"torch", "diffusers"},
+        "serve.app, serve.config, serve.inference.diffusion_worker": {"torch", "diffusers"},
     },
     {
         "pipelines.edit.job, rigface.refiner.preview_refiner": {
             "diffusers", "transformers", "ray", "boto3", "pandas", "torch._dynamo", "scipy", "pyarrow",
         },
-        "serve.inference.face_worker, serve.inference.diffusion_worker": {"diffusers", "transformers"},
+        "serve.inference.face_worker": {"diffusers", "transformers"},
     },
 )  # fmt: skip
 

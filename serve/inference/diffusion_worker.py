@@ -21,8 +21,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rigface.face.head.heads import load_head
-from rigface.model_editor import check_head
 from rigface.profile import ConditionSpec
 from serve.content_cache import LruCache
 from serve.inference.model_pool import LoadedModel, LoadPipeline, ModelPool, QueuedRequest
@@ -73,7 +71,10 @@ class DiffusionWorker(DiffusionService):
         """A worker with checkpoints and a folder of a CLIP model for guidance; MissingAsset if that is none."""
 
         def load_pipeline(checkpoint: str) -> RigFacePipeline:
-            from rigface.model.pipeline import RigFacePipeline  # six seconds, for those who have a model
+            # These take seconds, of those who have a model.
+            from rigface.face.head.heads import load_head
+            from rigface.model.pipeline import RigFacePipeline
+            from rigface.model_editor import check_head
 
             pipeline = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
             check_head(pipeline, load_head(pipeline.model_config.profile.head).spec)
