@@ -161,12 +161,17 @@ def serve_jobs(services, tmp_path):
 @pytest.fixture(scope="session")
 def service(tmp_path_factory, on_cluster):
     """Address of the whole service on Ray Serve, with a real analyzer, a toy model and jobs, on the cluster of all
-    tests.
+    tests: one replica each, since a second that autoscaling adds under the load of a test starts after its end.
     """
+    from serve import app
     from serve.local import free_port, serving
 
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("signing_folder", "jobs")}
-    return on_cluster.enter_context(serving(port=free_port("127.0.0.1", 0), model="tiny", **folders))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FaceWorkerDeployment", "DiffusionWorkerDeployment", "Gateway"):
+            one = getattr(app, name).options(autoscaling_config=None, num_replicas=1)
+            patch.setattr(app, name, one)
+        return on_cluster.enter_context(serving(port=free_port("127.0.0.1", 0), model="tiny", **folders))
 
 
 @pytest.fixture(scope="session")
