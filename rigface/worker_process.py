@@ -5,9 +5,9 @@ that takes its process down on a hostile file takes down the child; the parent g
 step) and starts a new child.
 
 `concurrent.futures` does not do: its children import the parent's main module, which in a Ray worker is Ray itself (a
-second and 100 MB each), and its timeout is for the whole call. Here the child reports when it begins a step, so that a
-long video passes and a silent child is stopped. `pipelines/telemetry/worker_process.py` has one that also sends its
-metrics.
+second and 100 MB each), and its timeout is for the whole call. Here the child notes when it begins a step, so that a
+long video passes and a silent child is stopped. The note lies in memory that both share: a message for each step of
+each frame would wake the parent. `pipelines/telemetry/worker_process.py` has one that also sends its metrics.
 
 The child ends when its parent does, however that ends. It does not get the parent's secrets: of the environment it sees
 `WorkerProcess.kept` alone. Nor is it believed: what it sends is numbers, texts, arrays, and the dataclasses and
@@ -15,8 +15,10 @@ exceptions of this project; anything else that a hostile file might make it send
 """
 
 import contextlib
+import fcntl
 import importlib
 import io
+import mmap
 import os
 import pickle
 import signal
@@ -34,6 +36,7 @@ from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
 START_S = 180.0
+NOTE_BYTES = 64  # of the memory for the present step: how many began so far (8 bytes), and its name
 _PACKAGES = ("rigface", "pipelines", "serve")
 _ARRAYS = {"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"}  # names of numpy that arrays are made of
 
@@ -57,7 +60,7 @@ class WorkerProcess:
         target: `package.module:Class`, importable there. Its instances are called with (argument, begin), where
             `begin(step)` reports the step that comes next, and with a file if there is one.
         kwargs: for the class.
-        silence_s: longest time without a report.
+        silence_s: longest time without a report; noticed up to a quarter later.
     """
 
     module = "rigface.worker_process"  # runs as the child
@@ -71,6 +74,7 @@ class WorkerProcess:
         self._start = (target, kwargs)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._note: mmap.mmap | None = None
         self._ready = False
         self._lock = threading.Lock()  # one call at a time
 
@@ -79,16 +83,21 @@ class WorkerProcess:
         if self._process is not None:
             return
         parent_end, child_end = socket.socketpair()
+        note = os.memfd_create("step", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(note, NOTE_BYTES)
+        fcntl.fcntl(note, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)  # or a child could crash us
+        self._note = mmap.mmap(note, NOTE_BYTES)
         environment = {name: value for name, value in os.environ.items() if name.startswith(self.kept)}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", self.module, str(child_end.fileno()), str(os.getpid())],
-                pass_fds=[child_end.fileno()],
+                [sys.executable, "-P", "-m", self.module, str(child_end.fileno()), str(os.getpid()), str(note)],
+                pass_fds=[child_end.fileno(), note],
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 process_group=0,  # Ctrl-C is for the parent, with which it ends
             )
+        os.close(note)
         self._pipe, self._ready = Connection(parent_end.detach()), False
         self._pipe.send(self._start)
 
@@ -112,13 +121,14 @@ class WorkerProcess:
         """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung: call again."""
         with self._lock:
             self.wait_ready()
-            assert self._pipe is not None
+            assert self._pipe is not None and self._note is not None  # noqa: PT018
+            self._note[:] = bytes(NOTE_BYTES)
             try:
                 self._pipe.send((argument, file is not None))
                 if file is not None:
                     reduction.send_handle(self._pipe, file.fileno(), None)
             except OSError:  # it died between two calls
-                raise self._died("", None) from None
+                raise self._died(None) from None
             return self._receive(self.silence_s)
 
     def close(self) -> None:
@@ -136,24 +146,21 @@ class WorkerProcess:
 
     def _receive(self, silence_s: float) -> Any:
         assert self._pipe is not None
-        step = ""
         while True:
             try:
-                if not self._pipe.poll(silence_s):
-                    raise self._died(step, f"no progress for {silence_s:g} s")
+                if self._is_silent(silence_s):
+                    raise self._died(f"no progress for {silence_s:g} s")
                 message = self._pipe.recv_bytes()
             except (EOFError, ConnectionResetError):
-                raise self._died(step, None) from None
+                raise self._died(None) from None
             except KeyboardInterrupt:
                 self.close()  # its answer must not be taken for that to the next call
                 raise
             try:
                 kind, value = _PlainReader(io.BytesIO(message)).load()
             except Exception as e:  # a message that is not as `_serve` writes it may raise anything
-                raise self._died(step, f"unreadable answer ({e})") from None
-            if kind == "step":
-                step = value
-            elif kind == "message":
+                raise self._died(f"unreadable answer ({e})") from None
+            if kind == "message":
                 self.on_message(value)
             elif kind == "raise":
                 error, text = value
@@ -162,8 +169,18 @@ class WorkerProcess:
             else:
                 return value
 
-    def _died(self, step: str, how: str | None) -> WorkerDied:
-        assert self._process is not None
+    def _is_silent(self, silence_s: float) -> bool:
+        """Wait for a message; True if for so long neither one came nor a step began."""
+        assert self._pipe is not None and self._note is not None  # noqa: PT018
+        before, quarters = self._note[:], 0
+        while quarters < 4 and not self._pipe.poll(silence_s / 4):
+            now = self._note[:]
+            before, quarters = now, quarters + 1 if now == before else 0
+        return quarters == 4
+
+    def _died(self, how: str | None) -> WorkerDied:
+        assert self._process is not None and self._note is not None  # noqa: PT018
+        step = self._note[8:].rstrip(b"\0").decode(errors="replace")
         if how is None:
             try:
                 code = self._process.wait(5)
@@ -196,8 +213,15 @@ def _is_plain(kind: Any) -> bool:
     )
 
 
-def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | None) -> None:
+def _serve(pipe: Connection, note: mmap.mmap, listen: Callable[[Callable[[Any], None]], None] | None) -> None:
     """The child's side: build the class, then answer calls until the parent hangs up."""
+    begun = 0
+
+    def begin(step: str) -> None:
+        nonlocal begun
+        begun += 1
+        note[:] = begun.to_bytes(8) + step.encode()[: NOTE_BYTES - 8].ljust(NOTE_BYTES - 8, b"\0")
+
     lock = threading.Lock()  # threads of the worker send, too
 
     def send(kind: str, value: Any) -> None:
@@ -218,7 +242,7 @@ def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | N
         argument, has_file = pipe.recv()
         files = [os.fdopen(reduction.recv_handle(pipe), "rb")] if has_file else []
         try:
-            answer = ("done", worker(argument, lambda step: send("step", step), *files))
+            answer = ("done", worker(argument, begin, *files))
         except Exception as e:  # the caller knows which exceptions are data errors
             answer = ("raise", _portable(e))
         send(*answer)
@@ -250,7 +274,7 @@ def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ray sends it to all below a job that it stops
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone, or hung up
-        _serve(Connection(int(sys.argv[1])), listen)
+        _serve(Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[3]), NOTE_BYTES), listen)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +38,11 @@ class Worker:
             import av
 
             raise av.error.OSError(28, "No space left on device", "out.mp4")
+        if what == "shorten":
+            os.ftruncate(int(sys.argv[3]), 0)
+        if what == "step":
+            begin("a step of more than fifty-six letters, of which some must be left out")
+            os._exit(3)
         if isinstance(what, tuple):
             return Call(*what)
         raise BadVideo("torn", stage="decode")
@@ -81,6 +87,20 @@ def test_error_of_the_system_keeps_its_number_and_file(child):
     with pytest.raises(OSError, match="No space") as error:
         child("full disk")
     assert (error.value.errno, error.value.filename) == (28, "out.mp4")
+
+
+def test_child_cannot_shorten_the_memory_that_tells_its_step(child):
+    with pytest.raises(PermissionError):
+        child("shorten")
+
+
+def test_step_at_death_is_the_last_one_begun_in_this_call(child):
+    with pytest.raises(WorkerDied) as died:
+        child("step")
+    assert died.value.step == "a step of more than fifty-six letters, of which some must"[:56]
+    with pytest.raises(WorkerDied) as died:
+        child((os._exit, 4))
+    assert died.value.step == ""
 
 
 @pytest.mark.parametrize("function", [os.mkdir, eval, np.save, WorkerProcess])
