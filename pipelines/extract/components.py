@@ -120,6 +120,21 @@ def assess(
     return fakes.fake_quality if settings.reconstructor == "fake" else steps.assess
 
 
+def to_degrees(settings: Settings) -> Callable[[np.ndarray], np.ndarray]:
+    """Axis-angle rotations of heads (N, 3) -> yaw, pitch and roll in degrees; zeros for those of a fake fit."""
+    if settings.reconstructor == "fake":
+        return np.zeros_like
+    from rigface.face.geometry import rotation  # imports torch
+
+    return lambda axis_angle: rotation.to_degrees(rotation.to_matrix(axis_angle))
+
+
+def is_fake(settings: Settings) -> bool:
+    """True if no network is loaded, nor torch imported."""
+    models = {settings.detector, settings.identity, settings.parser, settings.reconstructor}
+    return models <= {"fake", "none"}
+
+
 class Specs:
     """Loads all networks to get their specs; runs in a child process, so that the driver stays small."""
 
@@ -144,8 +159,8 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
     """The head model and the detector, with the other networks, of these settings; PlanError if they do not fit."""
     if all(getattr(settings, name) == getattr(Settings, name) for name in MODELS):
         return _default_specs()
-    if all(getattr(settings, name) == "fake" for name in ("detector", "identity", "parser", "reconstructor")):
-        return Specs(settings)(None, lambda step: None)  # no network to load
+    if is_fake(settings):
+        return Specs(settings)(None, lambda step: None)
     child = WorkerProcess("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)
     try:
         return child(None)

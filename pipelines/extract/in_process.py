@@ -6,6 +6,7 @@ Starting Ray costs as much as some hundred frames. What may crash is apart here,
 child process of `DetectFaces`, which loads its models while this process loads those of the other stages.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 import cv2
 
 from pipelines.cluster.ray_errors import RESUME
-from pipelines.extract import dataflow
+from pipelines.extract import components, dataflow
 from pipelines.extract.config import ExtractConfig, Settings
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.stages import StageActor
@@ -62,7 +63,7 @@ def run_shards(
     """
     (detect_faces, arguments), *later = dataflow.stage_arguments(config, head, detector).values()
     detect = detect_faces(**arguments)  # its child loads while torch is imported here
-    with _one_thread():
+    with _one_thread(config.settings):
         actor = StageActor([(lambda: detect, {}), *later], config.out, config.part)
         for plans in shards:
             shard = Shard([Unit(plan) for plan in plans])
@@ -74,14 +75,15 @@ def run_shards(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread(settings: Settings) -> Iterator[None]:
     """Compute on one thread inside, as the actors do: sums of several threads have other last bits."""
-    import torch  # not for those who run on Ray
-
-    before = cv2.getNumThreads(), torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch = None if components.is_fake(settings) else importlib.import_module("torch")  # not for those who run on Ray
+    before = cv2.getNumThreads(), torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         cv2.setNumThreads(before[0])
-        torch.set_num_threads(before[1])
+        if torch:
+            torch.set_num_threads(before[1])

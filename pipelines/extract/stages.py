@@ -177,11 +177,11 @@ class MaskAndScore:
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         self._parser = components.parser(settings, device) if components.needs_mask(settings) else None
         self._keeps_mask = settings.wants("mask")
-        self._assess = components.assess(settings) if settings.wants(*QUALITY_COLUMNS) else None
+        has_scores = settings.wants(*QUALITY_COLUMNS)
+        self._assess = components.assess(settings) if has_scores else None
+        self._to_degrees = components.to_degrees(settings) if has_scores else np.zeros_like
 
     def __call__(self, unit: Unit) -> None:
-        from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
-
         rows = unit.good
         if not len(rows) or (self._parser is None and self._assess is None):
             return
@@ -190,7 +190,7 @@ class MaskAndScore:
         done: list[int] = []
         faces = _aligned(unit, rows)
         if self._assess is not None:
-            degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
+            degrees = self._to_degrees(unit.numbers("head_rotation", rows))
             residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
         height, width = unit.record.height, unit.record.width
         assert height is not None and width is not None  # noqa: PT018

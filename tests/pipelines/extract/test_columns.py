@@ -11,6 +11,7 @@ from pipelines.extract.job import extract
 from rigface import schema
 from rigface.dataset.faces import Faces
 from rigface.errors import PlanError
+from rigface.testing import fakes
 from tests.pipelines.conftest import faces_of
 
 
@@ -20,7 +21,7 @@ def some(zoo, out, columns):
 
 
 def test_kept_columns_are_those_of_the_whole_dataset(zoo, finished, tmp_path, silent, monkeypatch):
-    monkeypatch.setattr(components, "parser", None)  # not loaded
+    monkeypatch.setattr(fakes, "fake_mask", lambda *_: 1 / 0)  # not called
     monkeypatch.setattr(components, "identity", lambda settings: None if settings.identity == "none" else 1 / 0)
     names = ("crop", "expression", "yaw_deg", "face_size_px")
     extract(some(zoo, tmp_path / "out", " ,".join(names)), silent)
@@ -35,7 +36,7 @@ def test_kept_columns_are_those_of_the_whole_dataset(zoo, finished, tmp_path, si
 
 
 def test_landmarks_alone_need_no_crop(zoo, finished, tmp_path, silent, monkeypatch):
-    monkeypatch.setattr(components, "reconstructor", None)
+    monkeypatch.setattr(fakes.FakeReconstructor, "__call__", lambda *_: 1 / 0)  # not called
     monkeypatch.setattr("pipelines.extract.frame_processor.encode_jpeg", None)
     extract(some(zoo, tmp_path / "out", "landmarks,blendshapes"), silent)
     found = faces_of(tmp_path / "out")

@@ -41,7 +41,7 @@ def test_rows_are_those_of_ray_to_the_last_bit(ray_cluster, silent, tmp_path):
 
 @pytest.mark.slow
 def test_job_in_this_process_imports_no_ray(zoo, tmp_path):
-    """And torch is not in the process that starts it on Ray."""
+    """And torch is not in the process that starts it on Ray, nor in one whose models are fakes."""
     words = ["extract", str(zoo / "short.mp4"), str(tmp_path / "out"), "--preset", "debug", "--log-format", "json"]
     code = f"""
 import sys
@@ -49,7 +49,7 @@ from pipelines.cli.main import main
 import pipelines.extract.job
 assert not {{"torch", "ray"}} & sys.modules.keys()
 assert main({words!r}) == 0
-assert not {{"ray", "diffusers", "transformers", "mediapipe"}} & sys.modules.keys()
+assert not {{"torch", "ray", "diffusers", "transformers", "mediapipe"}} & sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
