@@ -2,13 +2,14 @@
 
 import ctypes
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.stages import DetectFaces
 from pipelines.inputs import open_input
-from pipelines.telemetry.worker_process import WorkerProcess
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 
 READ = 3  # frames of a unit that is read in half
 
@@ -25,8 +26,18 @@ class PoisonedFrameProcessor(FrameProcessor):
             with open(self._log, "a") as f:
                 f.write(plan.uri + "\n")
             begin("decode")
-            ctypes.string_at(0)
+            self._crash()
         return super().__call__(plan, begin, file)
+
+    def _crash(self) -> None:
+        ctypes.string_at(0)
+
+
+class DyingFrameProcessor(PoisonedFrameProcessor):
+    """The same without a child process, whose death it reports: a new child for each crash takes a second."""
+
+    def _crash(self) -> None:
+        raise WorkerDied("SIGSEGV", "decode")
 
 
 class HalfReadFrameProcessor(FrameProcessor):
@@ -46,17 +57,36 @@ class HalfReadFrameProcessor(FrameProcessor):
                 yield frame
 
 
+class NoChild:
+    """A `WorkerProcess` without a process."""
+
+    def __init__(self, worker: Callable[..., Any]) -> None:
+        self._worker = worker
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+    def __call__(self, argument: Any, *file: Any) -> Any:
+        return self._worker(argument, lambda step: None, *file)
+
+
 class ReplacedDetectFaces(DetectFaces):
     """`DetectFaces` with one of these in its child."""
 
     def __init__(
         self, settings, silence_s: float, out: str, remote: bool, part: str, device: str, processor: str, log: str
     ) -> None:
-        target = f"tests.drills.poison:{processor}"
-        self._replaced = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
+        arguments = {"settings": settings, "log": log}
+        if processor == DyingFrameProcessor.__name__:
+            self._replaced = NoChild(DyingFrameProcessor(**arguments))
+        else:
+            self._replaced = WorkerProcess(f"tests.drills.poison:{processor}", arguments, silence_s)
         super().__init__(settings, silence_s, out, remote, part, device)
 
-    def _child(self, remote: bool) -> WorkerProcess:
+    def _child(self, remote: bool) -> WorkerProcess | NoChild:
         return self._replaced
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
+from pipelines.extract import components
 from pipelines.extract.config import Settings, debug, laptop
 from pipelines.extract.identities import identify
 from pipelines.extract.job import extract
@@ -14,6 +15,7 @@ from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.image import decode_mask
 from rigface.storage.store import Store
+from tests.drills.poison import NoChild
 from tests.pipelines.conftest import identities_of, inputs_of
 from tests.rigface.face import made_weights
 from tests.rigface.face.made_weights import ARCFACE
@@ -42,6 +44,12 @@ def face_of_the_clip():
     (face,) = load_detector()(frame)  # 640 px wide, as SCRFD sees it
     x0, y0, x1, y1 = (float(v) / 16 for v in face.box)
     return [(16, int((x0 + x1) / 2), int((y0 + y1) / 2), 0.9, ((x1 - x0) / 2, (y1 - y0) / 2) * 2)]
+
+
+@pytest.fixture
+def specs_here(monkeypatch):
+    """Load the networks for their specs in this process, which has imported torch already."""
+    monkeypatch.setattr(components, "WorkerProcess", lambda _, kwargs, silence_s: NoChild(components.Specs(**kwargs)))
 
 
 @pytest.mark.slow
@@ -86,7 +94,7 @@ def test_user_provided_weights_give_complete_rows(weights, silent, tmp_path):
     ],
     ids=["pack", "arcface", "segformer"],
 )
-def test_missing_weights_are_refused_before_anything_runs(change, words, silent, tmp_path, monkeypatch):
+def test_missing_weights_are_refused_before_anything_runs(change, words, specs_here, silent, tmp_path, monkeypatch):
     monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
     change = {name: str(tmp_path) if value == "empty" else value for name, value in change.items()}
     config = debug((str(CLIP),), str(tmp_path / "out"))
@@ -95,7 +103,7 @@ def test_missing_weights_are_refused_before_anything_runs(change, words, silent,
     assert not (tmp_path / "out").exists()
 
 
-def test_detector_without_enough_landmarks_is_refused_before_anything_runs(silent, tmp_path):
+def test_detector_without_enough_landmarks_is_refused_before_anything_runs(specs_here, silent, tmp_path):
     config = debug((str(CLIP),), str(tmp_path / "out"))
     settings = replace(config.settings, reconstructor="fit", head="open")
     with pytest.raises(

@@ -28,7 +28,7 @@ from rigface.image import decode, decode_mask
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.testing import fakes
-from tests.drills.poison import poisoned
+from tests.drills.poison import DyingFrameProcessor, poisoned
 from tests.pipelines.conftest import faces_of, inputs_of
 
 
@@ -355,7 +355,7 @@ def test_long_video_that_crashes_the_decoder_becomes_a_row(zoo, silent, tmp_path
     folder.mkdir()
     shutil.copy(zoo / "short.mp4", folder)
     video = fakes.video(folder / "poison.mp4", (0.1,), frames=2 * (CRASH_WINDOW + 5))
-    monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries))
+    monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries, DyingFrameProcessor))
     config = debug((str(folder),), str(out))
     config = replace(config, settings=replace(config.settings, chunk_frames=2))
     assert extract(config, silent).done["units"] == CRASH_WINDOW + 5 + 3

@@ -19,13 +19,14 @@ from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, Sta
 from pipelines.extract.survey import Surveyor
 from pipelines.extract.unit import MAX_CACHED_CROPS, Crops, Record, Shard, Unit, records_of_json
 from pipelines.inputs.open_input import handed
-from pipelines.telemetry.worker_process import WorkerProcess
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface import schema
 from rigface.confinement import missing_parts
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_jpeg
 from rigface.storage.store import Store
 from rigface.testing import fakes
+from tests.drills.poison import NoChild
 
 SETTINGS = replace(debug().settings, chunk_frames=100)
 
@@ -66,11 +67,15 @@ class CrashesOn:
         return replace(Record.of(plan), frames=1), None
 
 
-def crashing_stage(out, name: str = "poison.mp4"):
-    stage = DetectFaces(SETTINGS, silence_s=5, out=str(out))
-    stage._child(False).close()
-    stage._children[False] = WorkerProcess("test_stages:CrashesOn", {"name": name}, silence_s=5)
-    return stage
+class CrashingDetectFaces(DetectFaces):
+    """`DetectFaces` with another child."""
+
+    def __init__(self, child: WorkerProcess | NoChild, out) -> None:
+        self._crashing = child
+        super().__init__(SETTINGS, silence_s=5, out=str(out))
+
+    def _child(self, remote: bool) -> WorkerProcess | NoChild:
+        return self._crashing
 
 
 class TakesActorsDown:
@@ -207,22 +212,25 @@ def test_crashing_file_is_an_error_after_two_tries_and_spares_the_next_file(clip
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     poison = tmp_path / "poison.mp4"
     poison.write_bytes(clip.read_bytes())
-    stage = crashing_stage(tmp_path / "out")
+    child = WorkerProcess("test_stages:CrashesOn", {"name": "poison.mp4"}, silence_s=5)
+    stage = CrashingDetectFaces(child, tmp_path / "out")
     bad, good = planned(poison), planned(clip)
     stage(bad)
     stage(good)
-    stage._child(False).close()
+    child.close()
     assert (bad.record.status, bad.record.stage, bad.record.crash) == ("error", "decode", "SIGSEGV")
     assert bad.record.reason == "decode crashed 2 times on it: SIGSEGV"
     assert not bad.has_faces
     assert (good.record.status, good.record.frames) == ("ok", 1)
 
 
-def test_input_with_two_crashed_units_is_quarantined_on_all_actors_until_forgotten(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+def test_input_with_two_crashed_units_is_quarantined_on_all_actors_until_forgotten(tmp_path):
+    def dies(plan, begin, file):
+        raise WorkerDied("SIGSEGV", "decode")
+
     video = fakes.video(tmp_path / "poison.mp4", (0.0,), frames=40)
     settings = replace(SETTINGS, chunk_frames=8)
-    actor, other_actor = (crashing_stage(tmp_path / "out") for _ in range(2))
+    actor, other_actor = (CrashingDetectFaces(NoChild(dies), tmp_path / "out") for _ in range(2))
     units = [planned(video, index, settings) for index in range(5)]
     for stage, unit in zip((actor, other_actor, actor, other_actor), units):
         stage(unit)
@@ -237,8 +245,6 @@ def test_input_with_two_crashed_units_is_quarantined_on_all_actors_until_forgott
     actor._quarantine.forget(str(video))
     other_actor(units[4])
     assert units[4].record.reason == reasons[0]
-    for stage in (actor, other_actor):
-        stage._child(False).close()
 
 
 def test_coefficients_that_are_not_finite_fail_only_their_face(unit):
