@@ -137,7 +137,7 @@ def test_face_index_out_of_range_is_refused():
 
 def test_unwritable_cache_is_tolerated(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = compiled.__wrapped__(rasterizer._draw)
+    kernel = compiled.__wrapped__(rasterizer._draw)  # numba's own, without a lock
     out = torch.full((2, 2), -1, dtype=torch.int32)
     kernel.py_func(  # the same loop, uncompiled
         square(0, 0, 2, 2)[0].double().numpy(),
