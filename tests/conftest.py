@@ -267,16 +267,20 @@ def ray_cluster(bucket):
 
     import ray
     import ray.data
+    from ray._private.node import Node
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
-    ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=150 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("start_log_monitor", "start_monitor"):  # processes that no test needs
+            patch.setattr(Node, name, lambda self: None)
+        ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=150 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     CLUSTER.callback(ray.shutdown)
     return ray.get_runtime_context().gcs_address
 
