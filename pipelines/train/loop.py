@@ -25,7 +25,7 @@ from pipelines.train.backend import Backend
 from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
-from pipelines.train.optimizer import learning_rate
+from pipelines.train.optimizer import clip_gradients, learning_rate
 from pipelines.train.pixel_loss import decoded_loss
 from pipelines.train.step_progress import StepProgress
 from pipelines.train.throughput import StepMeter
@@ -185,10 +185,9 @@ def _step(
             (share * state.backend.world).backward()  # DDP and FSDP average over workers
         total += share.detach()
     learning = [p for p in state.inner.parameters() if p.requires_grad]
-    norm: Any = torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
+    norm = clip_gradients(learning, config.max_grad_norm)
     if state.backend.world > 1:
         torch.distributed.all_reduce(total)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP
     whole = total.item() if norm.isfinite() else math.nan  # of all workers, as the norm is
     if math.isfinite(whole):
         state.optimizer.step()

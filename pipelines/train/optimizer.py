@@ -14,10 +14,12 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
+from rigface.model.ema import held
 
 REST = "all others"  # pattern of what no pattern names
 
@@ -56,6 +58,17 @@ def groups_of(config: TrainConfig, named: Mapping[str, nn.Parameter]) -> list[Gr
     return [Group(p, scales[p], config.weight_decay * has_decay, found[p, has_decay]) for p, has_decay in order]
 
 
+class _AdamW(torch.optim.AdamW):
+    """AdamW that computes on what this process holds of FSDP's tensors; its state is sharded as they are."""
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        """Fill the lists of what the step reads and changes: weights, gradients, moments, their maxima, and steps."""
+        has_complex: bool = super()._init_group(group, *lists)
+        for each in lists:
+            each[:] = held(each)
+        return has_complex
+
+
 def build(config: TrainConfig, groups: list[Group], device: torch.device) -> torch.optim.Optimizer:
     """AdamW of the config; PlanError if it needs what is not here."""
     given: list[dict[str, Any]] = [
@@ -63,7 +76,7 @@ def build(config: TrainConfig, groups: list[Group], device: torch.device) -> tor
     ]
     shared: dict[str, Any] = {"lr": config.learning_rate, "betas": (0.9, 0.99)}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(given, fused=device.type == "cuda", **shared)
+        return _AdamW(given, fused=True, **shared)
     if device.type != "cuda" or config.sharding != "ddp":
         raise PlanError("optimizer adam8bit computes on CUDA, on whole weights: use --gpu and --sharding ddp, or adamw")
     try:
@@ -75,6 +88,22 @@ def build(config: TrainConfig, groups: list[Group], device: torch.device) -> tor
         ) from error
     optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(given, **shared)
     return optimizer
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to `max_norm` in all, and return the norm that they had, a scalar; every worker calls it.
+
+    As `torch.nn.utils.clip_grad_norm_`, which takes seconds of a first step with FSDP: see `held`.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    shards = held(gradients)
+    norm = torch.nn.utils.get_total_norm(shards)
+    if gradients and isinstance(gradients[0], DTensor):  # all alike: FSDP shards over the last dimension of its mesh
+        squared = norm.square()
+        torch.distributed.all_reduce(squared, group=gradients[0].device_mesh.get_group(-1))
+        norm = squared.sqrt()
+    torch._foreach_mul_(shards, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -74,10 +74,10 @@ def alone(config) -> dict[int, float]:
     return losses(config.out)
 
 
-def losses(out: str) -> dict[int, float]:
-    """By step; not a number where the loss was not finite."""
+def losses(out: str, name: str = "loss") -> dict[int, float]:
+    """By step; not a number where the loss, or what `name` says, was not finite."""
     lines = [line for line in metric_log.lines(Store(out)) if "loss" in line]
-    return {line["step"]: math.nan if line["loss"] is None else line["loss"] for line in lines}
+    return {line["step"]: math.nan if line[name] is None else line[name] for line in lines}
 
 
 def validations(out: str) -> dict[str, float]:
@@ -135,6 +135,7 @@ def test_sharded_run_on_ray_keeps_the_loss_curve_through_a_kill_and_an_error_and
     watcher.join()
     assert killed
     assert losses(run.out) == curve(alone, BROKEN)
+    assert losses(run.out, "grad_norm") == curve(losses(config.out, "grad_norm"), BROKEN)
     assert checkpoint.start(f"{run.out}/model").config.process.kind == "bridge"
     before = {step: time for step, time in when(run.out).items() if step < BROKEN}
 
@@ -189,7 +190,8 @@ def test_two_workers_keep_losses_and_weights_with_a_model_each_by_ddp_and_by_hsd
     expected = weights_of(lone.out)
     off = {}
     for run in (ddp, hsdp):
-        assert losses(run.out) == pytest.approx(losses(lone.out), rel=1e-3)
+        for name in ("loss", "grad_norm"):
+            assert losses(run.out, name) == pytest.approx(losses(lone.out, name), rel=1e-3)
         assert validations(run.out) == pytest.approx(validations(lone.out), rel=1e-3)  # by shares of two rows
         off[run.sharding] = sum((w - expected[name]).abs().sum().item() for name, w in weights_of(run.out).items())
     assert off["hsdp"] < 0.05 * off["ddp"] < 1, "in sum over 82,704 numbers that moved by up to 2e-3"
