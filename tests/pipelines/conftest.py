@@ -48,7 +48,7 @@ def finished_on_ray(ray_cluster, zoo, tmp_path_factory) -> Path:
     from pipelines.extract.job import extract
 
     out, small = tmp_path_factory.mktemp("finished_on_ray") / "out", Pool(cpus=0.5)
-    config = replace(debug((str(zoo),), str(out)), in_process="never", detect_faces=Pool(2, max_actors=3, cpus=0.5))
+    config = replace(debug((str(zoo),), str(out)), in_process="never", detect_faces=Pool(1, max_actors=2, cpus=0.5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataflow, "MAX_BLOCKS", 1)
         config = replace(config, reconstruct=small, mask_and_score=small, write=small)

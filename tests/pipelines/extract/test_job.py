@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -288,18 +289,18 @@ def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, s
 
 @pytest.mark.slow
 def test_expected_error_of_a_stage_reaches_the_caller(ray_cluster, zoo, silent, tmp_path, monkeypatch):
-    real = dataflow.stage_arguments
+    real, config = dataflow.stage_arguments, debug((str(zoo / "short.mp4"),), str(tmp_path / "out"))
 
     def without_network(*arguments):
         return {**real(*arguments), "mask_and_score": (RaisesMissingAsset, {})}
 
     monkeypatch.setattr(dataflow, "stage_arguments", without_network)
     with pytest.raises(MissingAsset) as raised:
-        extract(replace(debug((str(zoo),), str(tmp_path / "out")), in_process="never"), silent)
+        extract(replace(config, in_process="never"), silent)
     assert str(raised.value) == "no weights here"  # without Ray's text
     monkeypatch.undo()
-    extract(debug((str(zoo),), str(tmp_path / "out")), silent)  # the dataset is unlocked and whole after it
-    assert len(faces_of(tmp_path / "out")) == 81
+    extract(config, silent)  # the dataset is unlocked and whole after it
+    assert len(faces_of(tmp_path / "out")) == 5
 
 
 @pytest.mark.slow
@@ -308,13 +309,16 @@ def test_s3_holds_the_same_dataset(finished, zoo, bucket, silent):
     import boto3
 
     out = f"{bucket}/{zoo.name}/out"
-    extract(debug((str(zoo),), out), silent)
+    videos = tuple(str(zoo / name) for name in ("short.mp4", "two people.mp4", "text.mp4"))
+    extract(debug(videos, out), silent)
     store = Store(out)
     tables = [store.table(path) for path in store.paths("faces", ".parquet")]
     keys = [("uri", "ascending"), ("frame_index", "ascending"), ("track", "ascending")]
-    assert pa.concat_tables(tables).sort_by(keys).combine_chunks().equals(faces_of(finished))
+    expected = faces_of(finished).filter(pc.is_in(pc.field("uri"), pa.array(videos)))
+    assert pa.concat_tables(tables).sort_by(keys).equals(expected)
+    assert len(expected) == 45
     assert lock.held(store) == ""
-    assert extract(debug((str(zoo),), out), silent).done["units"] == 0
+    assert extract(debug(videos, out), silent).done["units"] == 0
 
     for name in ("short.mp4", "portrait.jpg", "text.mp4"):
         boto3.client("s3").upload_file(str(zoo / name), "faces", f"videos/{name}")
