@@ -104,8 +104,9 @@ def test_hdr_has_the_skin_and_the_exposure_of_its_twin(out):
     assert light["hlg.mov"] == pytest.approx(light["sdr.mp4"], rel=0.05)
 
 
-@pytest.mark.usefixtures("every_fifth")
-def test_edited_hdr_is_as_bright_as_its_twin(field, tmp_path):
+def test_edited_hdr_is_as_bright_as_its_twin(field, tmp_path, monkeypatch):
+    every = VideoSource.__iter__
+    monkeypatch.setattr(VideoSource, "__iter__", lambda self: islice(every(self), 2))
     brightness = [
         np.mean([f.image.mean() for f in read_frames(str(edited(field / name, tmp_path / f"{name}.mp4", "--yaw", 10)))])
         for name in ("hlg.mov", "sdr.mp4")

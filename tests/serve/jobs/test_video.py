@@ -18,7 +18,7 @@ from tests.serve.conftest import photo
 from tests.serve.jobs.conftest import settled, wait
 
 SIZE = (80, 96)
-FRAMES, PIECE = 10, 3
+FRAMES, PIECE = 7, 2
 
 
 def film(path, count=FRAMES, size=SIZE, blank=False):
@@ -48,7 +48,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def served_clips(serve_jobs, tmp_path, monkeypatch):
-    """`serve_jobs` with a signer and pieces of three frames."""
+    """`serve_jobs` with a signer and pieces of two frames."""
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", PIECE)
     signer = ResultSigner(tmp_path / "signing")
     return lambda **limits: serve_jobs(signer=signer, **limits)
@@ -263,13 +263,13 @@ def test_video_that_kills_decoder_fails_its_job_only(served_clips, clip, png, mo
 
     begun, real = [], JobQueue._do
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
-    monkeypatch.setenv("TRAP", "5")
+    monkeypatch.setenv("TRAP", "4")
     served = served_clips()
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     failed = wait(served, name, "failed")
     assert failed["error"]["type"].endswith("bad-clip")
     assert "SIGSEGV" in failed["error"]["detail"]
-    assert failed["finished"] == 4  # the first piece of three is done, once; one more frame came each time
+    assert failed["finished"] == 3  # the first piece of two is done, once; one more frame came each time
     assert begun == [1, 1, 2, 3]  # a piece that is done begins the count anew
     assert served.get("/readyz").json()["jobs"] == "ok"
     wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
