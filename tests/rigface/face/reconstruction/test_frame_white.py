@@ -7,7 +7,7 @@ import pytest
 
 from rigface.colour import LUMINANCE
 from rigface.face.head.open_head import OpenHead
-from rigface.face.reconstruction.frame_white import RANGE, brighter, in_frame
+from rigface.face.reconstruction.frame_white import RANGE, brighter, in_frame, thinned
 from rigface.face.reconstruction.protocol import Fit
 from rigface.image import linear_to_srgb, srgb8_to_linear
 from rigface.testing.fakes import HEAD as PLAIN_HEAD
@@ -32,6 +32,13 @@ def crop_of(image: np.ndarray) -> np.ndarray:
 
 def ratio(image: np.ndarray) -> float:
     return float(brighter([image], [crop_of(image)], FACE[None])[0])
+
+
+@pytest.mark.parametrize(("shape", "step"), [((720, 1280), 2), ((1081, 1923), 4), ((512, 512), 1)])
+def test_thinned_picture_has_every_so_many_pixels(shape, step):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    whole = image[: shape[0] // step * step, : shape[1] // step * step]
+    assert np.array_equal(thinned(image, step), whole[::step, ::step])
 
 
 def test_white_outside_the_crop_counts_and_the_crop_alone_is_its_own():
