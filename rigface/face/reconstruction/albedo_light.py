@@ -162,19 +162,18 @@ class AlbedoLightSolver:
         root = (weight[..., None] / (NOISE**2 * CORRELATED)).sqrt()
         scaled = shading * root
         gap = colours * root - self._mean * scaled
-        design = basis * scaled.flatten(1)[:, None]  # (N, A, 3 V)
-        normal = design @ design.mT
-        right = (design @ gap.flatten(1)[..., None])[..., 0]
         groups = int(members.max()) + 1 if count else 0
-        total = torch.eye(size, device=colours.device).repeat(groups, 1, 1).index_add(0, members, normal)
-        pull = colours.new_zeros(groups, size).index_add(0, members, right)
-        solved: Tensor = torch.linalg.solve(total, pull)
+        # Both sides are linear in these, so the faces of a track are added up before any product with the basis.
+        squares = colours.new_zeros(groups, basis.shape[1]).index_add(0, members, scaled.square().flatten(1))
+        pull = colours.new_zeros(groups, basis.shape[1]).index_add(0, members, (gap * scaled).flatten(1))
+        normal = torch.eye(size, device=colours.device) + (basis * squares[:, None]) @ basis.mT
+        solved: Tensor = torch.linalg.solve(normal, pull @ basis.mT)
         return solved[members]
 
 
 def light_products(basis: Tensor) -> Tensor:
-    """(N, V, 9) harmonics to (N, V, 81) products of two, from which every normal matrix of the light is one product."""
-    return (basis[..., :, None] * basis[..., None, :]).flatten(-2)
+    """(N, V, 9) harmonics to (N, V, 45) products of two, from which every normal matrix of the light is one product."""
+    return torch.cat([basis[..., k:] * basis[..., k : k + 1] for k in range(9)], dim=-1)
 
 
 def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, products: Tensor) -> Tensor:
@@ -182,14 +181,19 @@ def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, 
 
     Args:
         colours: (N, V, 3). basis: (N, V, 9). albedo: (N, V, 3) or broadcastable. weight: (N, V).
-        products: (N, V, 81), `light_products(basis)`.
+        products: (N, V, 45), `light_products(basis)`.
     """
     mean, precision = (colours.new_tensor(part) for part in light_prior())
     weighted = albedo * (weight / (NOISE**2 * CORRELATED))[..., None]  # (N, V, C)
-    normal = torch.unflatten((weighted * albedo).mT @ products, -1, (9, 9)) + precision
+    normal = ((weighted * albedo).mT @ products)[..., _SQUARE.to(colours.device)] + precision
     right = (weighted * colours).mT @ basis + precision @ mean
     light: Tensor = torch.linalg.solve(normal, right)
     return light.mT
+
+
+_PAIRS = torch.combinations(torch.arange(9), with_replacement=True)
+_SQUARE = torch.zeros(9, 9, dtype=torch.int64)  # where the product of two harmonics stands among the 45
+_SQUARE[_PAIRS[:, 0], _PAIRS[:, 1]] = _SQUARE[_PAIRS[:, 1], _PAIRS[:, 0]] = torch.arange(45)
 
 
 @cache
