@@ -35,6 +35,8 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
+from rigface.host_environment import spare_imports
+
 START_S = 180.0
 NOTE_BYTES = 64  # of the memory for the present step: how many began so far (8 bytes), and its name
 _PACKAGES = ("rigface", "pipelines", "serve")
@@ -271,6 +273,7 @@ def _leave_with(parent: int) -> None:
 
 def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
     """Be the child that the command line asks for; `listen` gets a function that sends the parent a message."""
+    spare_imports()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ray sends it to all below a job that it stops
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone, or hung up
