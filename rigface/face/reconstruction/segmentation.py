@@ -235,20 +235,21 @@ def _classes(small: np.ndarray, prior: np.ndarray, first: np.ndarray, clothes_kn
     All six Gaussians are evaluated by one matrix product: their exponents are linear in the colours' monomials. With
     `clothes_known` False a first round finds as clothes what the colours of skin and hair do not explain.
     """
-    colours = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
-    colours = (colours - colours.mean(0)) * np.array([0.6, 1, 1], np.float32)  # shading counts less than colour
-    l, a, b = colours.T  # noqa: E741
-    monomials = np.stack([np.ones_like(l), l, a, b, l * l, a * a, b * b, l * a, l * b, a * b], axis=1)
+    colours = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).T.astype(np.float32, order="C")
+    colours -= colours.mean(1, keepdims=True)
+    colours[0] *= np.float32(0.6)  # shading counts less than colour
+    l, a, b = colours  # noqa: E741
+    monomials = np.stack([np.ones_like(l), l, a, b, l * l, a * a, b * b, l * a, l * b, a * b])
     log_prior = np.log(prior)
     belongs = first
     for k in range(ROUNDS + (not clothes_known)):
-        moments = (belongs @ monomials).astype(np.float64)  # colours are centred, so float32 sums are good enough
+        moments = (belongs @ monomials.T).astype(np.float64)  # colours are centred, so float32 sums are good enough
         moments /= moments[:, :1] + 1e-9
-        exponents = _exponents(moments).astype(np.float32) @ monomials.T
+        exponents = _exponents(moments).astype(np.float32) @ monomials
         if k == 0 and not clothes_known:
             exponents[CLOTHES] = STRANGE
         likely = log_prior + CERTAIN * exponents
-        belongs = np.exp(likely - likely.max(0))
+        belongs = cv2.exp(likely - likely.max(0))  # a third of NumPy's time
         belongs /= belongs.sum(0)
     return belongs
 
