@@ -48,7 +48,7 @@ class EvaluateConfig:
     all_people: bool = False  # Evaluate on all people, if no model was trained on this dataset.
     page_tasks: int = 24  # Tasks on the page: best, median and worst of each edit.
     title: str = "Evaluation"
-    threads: int = 0  # CPU threads per worker; 0: torch's own choice.
+    threads: int = 0  # CPU threads of diffusion models, per worker; 0: torch's own choice. All else takes one.
     seed: int = 0  # Of the choice of tasks.
     dry_run: bool = False  # Print what would be done, and stop.
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)

@@ -27,9 +27,10 @@ from pipelines.evaluate import report
 from pipelines.evaluate.clip_checks import check_clips
 from pipelines.evaluate.config import TASK_KINDS, EvaluateConfig
 from pipelines.evaluate.info import EvaluationInfo
+from pipelines.evaluate.measurer import ROWS, MeasuredWith
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import FacesSource
-from pipelines.evaluate.worker import ROWS, EvaluateUnit, MeasuredWith, UnitPlan
+from pipelines.evaluate.worker import EvaluateUnit, UnitPlan
 from rigface import assets
 from rigface.editor import profile_of
 from rigface.edits import PREVIEW

@@ -1,47 +1,33 @@
 """The worker of `evaluate`: tasks in, measured edits of every model and every control out.
 
-Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `measure_edits` -> OUT/rows/<unit>.parquet, a row per
-edit and its picture.
+Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `Measurer` -> OUT/rows/<unit>.parquet, a row per edit and
+its picture.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from pipelines.cluster.threads import torch_threads
+from pipelines.evaluate.measurer import MeasuredWith, Measurer
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import FacesSource, Task
-from pipelines.examples.layout import parquet_bytes
 from rigface.editor import Editor, profile_of
 from rigface.edits import PREVIEW
-from rigface.errors import MissingAsset
-from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
-from rigface.evaluation.card_page import PICTURE
-from rigface.evaluation.estimator import FaceEstimator
-from rigface.evaluation.measurements import Networks
-from rigface.evaluation.rows import Known, measure_edits
 from rigface.evaluation.samples import Edited
-from rigface.evaluation.strangers import extractors_of
-from rigface.face.head.heads import load_head
-from rigface.image import encode_jpeg, to_image, to_tensor
-from rigface.judges.panel import Judges
+from rigface.image import to_image, to_tensor
 from rigface.metrics.image import resized
-from rigface.metrics.perceptual import InceptionFeatures, Lpips
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
 from rigface.profile import FaceProfile
-from rigface.storage import lock
-from rigface.storage.store import Store, sharded
-
-ROWS = "rows"  # folder of the units' objects
-JPEG_QUALITY = 92
+from rigface.storage.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,41 +68,11 @@ def round_trip(pipeline: RigFacePipeline) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @dataclass(frozen=True)
-class MeasuredWith:
-    """Networks of the measurement; of those that may be left out, their files."""
-
-    profile: FaceProfile
-    identity: str = "dlib"
-    second_identity: str = ""  # ONNX file
-    lpips: str = ""  # folder
-    inception: str = ""  # folder
-
-    def estimator(self) -> FaceEstimator:
-        return FaceEstimator.load(self.profile, self.identity)
-
-    def judges(self) -> Judges:
-        """The strangers that are installed."""
-        return Judges.load(self.second_identity or None)
-
-    def networks(self) -> Networks:
-        """LPIPS and Inception from their folders; MissingAsset without their files."""
-        lpips = self.lpips and Lpips(_file(self.lpips, "alexnet-owt-*.pth"), _file(self.lpips, "alex.pth"))
-        return Networks(lpips or None, InceptionFeatures(_file(self.inception, "*.pt")) if self.inception else None)
-
-
-@dataclass(frozen=True)
 class UnitPlan:
     """Some tasks as one editor does them, or as the controls do."""
 
     editor: str | None  # name of a model in the card; None: the controls
     tasks: tuple[PlannedTask, ...]
-
-
-def _file(folder: str, pattern: str) -> Path:
-    found = sorted(Path(folder).glob(pattern))
-    if not found:
-        raise MissingAsset(f"{folder}: want a file {pattern}; see docs/evaluation.md")
-    return found[0]
 
 
 class EvaluateUnit:
@@ -127,44 +83,47 @@ class EvaluateUnit:
         measured_with: MeasuredWith,
     ) -> None:  # fmt: skip
         cv2.setNumThreads(1)
-        if threads:
-            torch.set_num_threads(threads)
-        self._out, self._size, self._models = lock.follow(Store(out)), size, models
-        self._source = FacesSource(Store(data))
+        self._threads, self._models, self._source = threads, models, FacesSource(Store(data))
         self._candidate = cache(partial(candidate, seeds=seeds, device=device))
-        self._estimator, self._judges = measured_with.estimator(), measured_with.judges()
-        self._head, self._networks = load_head(self._estimator.head.name), measured_with.networks()
-        self._known = Known()
+        self._measure = Measurer(measured_with, out, size)
+        self._read: tuple[Sequence[PlannedTask], list[Task]] = (), []
+        self._previews: tuple[Sequence[PlannedTask], list[Edited]] = (), []
 
     def __call__(self, unit: str, plan: UnitPlan) -> dict[str, int]:
         """Do one unit; counts of edits measured, tasks done, and tasks refused."""
-        tasks = [task for planned in plan.tasks if (task := self._source.task(planned)) is not None]
+        tasks = self._tasks(plan.tasks)
         if plan.editor is None:
-            previews = [edit for task in tasks for edit in self._edits(task, self._candidate(PREVIEW, PREVIEW))]
-            edits = controls(previews, self._round_trip())
+            edits = controls(self._edits_by(PREVIEW, PREVIEW, plan.tasks), self._round_trip())
         else:
-            editor = self._candidate(plan.editor, self._models[plan.editor])
-            edits = [edit for task in tasks for edit in self._edits(task, editor)]
-        rows = measure_edits(
-            self._estimator,
-            edits,
-            head=self._head,
-            judges=self._judges,
-            networks=self._networks,
-            size=self._size,
-            known=self._known,
-        )
+            edits = self._edits_by(plan.editor, self._models[plan.editor], plan.tasks)
+        rows = self._measure(edits)
         by_key = {(task.planned.name, task.planned.key): task for task in tasks}
         for row, edit in zip(rows, edits):
             task = by_key[edit.name, edit.key]
             row["kind"] = task.planned.kind
             row["source_sha256"], row["target_sha256"] = _sha256(task.source), _sha256(task.target)
-            row[PICTURE] = None if edit.output is None else encode_jpeg(resized(edit.output, self._size), JPEG_QUALITY)
         if rows:
-            table = report.rows_table(rows, self._estimator.extractors | extractors_of(self._judges))
-            self._out.publish(sharded(ROWS, unit, ".parquet"), parquet_bytes(table), replace=False)
+            self._measure.publish(unit, rows)
         refused = len(plan.tasks) - len(tasks) if plan.editor is None else 0
         return {"edits": len(rows), "tasks": len(tasks) if plan.editor is None else 0, "refused": refused}
+
+    def _tasks(self, planned: Sequence[PlannedTask]) -> list[Task]:
+        """The tasks that can be done; those of the last call are kept, since the next unit is often of the same."""
+        if self._read[0] != planned:
+            self._read = planned, [task for one in planned if (task := self._source.task(one)) is not None]
+        return self._read[1]
+
+    def _edits_by(self, name: str, model: str, planned: Sequence[PlannedTask]) -> list[Edited]:
+        """All tasks as a model does them; the last edits of the preview are kept for the controls."""
+        if model == PREVIEW and self._previews[0] == planned:
+            return [replace(edit, model=name) for edit in self._previews[1]]
+        by = self._candidate(name, model)
+        small = by.pipeline is None  # the preview and refiners: one thread is faster
+        with torch_threads(1 if small else self._threads or torch.get_num_threads()):
+            edits = [edit for task in self._tasks(planned) for edit in self._edits(task, by)]
+        if model == PREVIEW:
+            self._previews = planned, edits
+        return edits
 
     def _round_trip(self) -> Callable[[np.ndarray], np.ndarray] | None:
         """That of the first diffusion model; None without one."""

@@ -11,9 +11,9 @@ colour in dark and light.
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from pipelines.cluster.threads import torch_threads
 from pipelines.inspect.people import RowPosition
 from pipelines.inspect.statistics import Candidate, light_slope
 from rigface import schema
@@ -158,7 +159,7 @@ def pictures(params: FaceParams, head: Head, px: int = RENDER_PX) -> dict[str, n
 
     Each is RGBA uint8 (px, px, 4), transparent outside the head.
     """
-    with _one_thread(), torch.inference_mode():
+    with torch_threads(), torch.inference_mode():
         batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
         drawn = render(head, batch, size=px, cull=True)
         inside = drawn.alpha[0, 0].numpy() > 0
@@ -178,17 +179,6 @@ def pictures(params: FaceParams, head: Head, px: int = RENDER_PX) -> dict[str, n
         "relit": encode(albedo * relit_shading),
     }
     return {name: _placed(colour, inside) for name, colour in colours.items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: for pictures of one face, threads cost more than they save on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def relit(light: np.ndarray) -> np.ndarray:

@@ -20,10 +20,11 @@ from itertools import chain
 
 from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units, unit_name
+from pipelines.evaluate.measurer import ROWS
 from pipelines.judge.asked_row import AskedRow
 from pipelines.judge.config import JudgeConfig
 from pipelines.judge.table import BadRowOf, Table, hint, read_table
-from pipelines.judge.worker import BAD, ROWS, JudgeUnit
+from pipelines.judge.worker import BAD, JudgeUnit
 from rigface.errors import PlanError
 from rigface.evaluation.card_page import publish
 from rigface.evaluation.report import VERSION

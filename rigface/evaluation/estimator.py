@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ class Estimate:
 
 
 class FaceEstimator:
-    """A detector, a reconstructor and an identity network, applied alike to every picture. Stateless between calls.
+    """A detector, a reconstructor and an identity network, applied alike to every picture.
 
     Args:
         detector: its scores and matrix are numbers of their own. reconstructor: the in-loop estimator.
@@ -88,6 +89,7 @@ class FaceEstimator:
     ) -> None:
         self._detector, self._reconstructor, self._identity = detector, reconstructor, identity
         self._mask = mask
+        self._people: WeakKeyDictionary[Estimate, np.ndarray] = WeakKeyDictionary()  # masks, eight pixels a byte
 
     @classmethod
     def load(cls, profile: FaceProfile = OWN, identity: str = "dlib") -> FaceEstimator:
@@ -183,10 +185,18 @@ class FaceEstimator:
         return found[int(shared.argmax())] if shared.max() > 0 else None
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
-        """Mask of the person: (H, W) bool, picture px; all False without a face."""
+        """Mask of the person: (H, W) bool, picture px; all False without a face. It is kept with the estimate, which
+        is that of this picture.
+        """
         height, width = picture.shape[:2]
         if seen is None:
             return np.zeros((height, width), bool)
+        if (kept := self._people.get(seen)) is None:
+            kept = self._people[seen] = np.packbits(self._person(picture, seen))
+        return np.unpackbits(kept, count=height * width).reshape(height, width).astype(bool)
+
+    def _person(self, picture: np.ndarray, seen: Estimate) -> np.ndarray:
+        height, width = picture.shape[:2]
         if self._mask is None:
             middle = seen.landmarks[:, :2].mean(0)
             wide = middle + (seen.landmarks[:, :2] - middle) * 1.3

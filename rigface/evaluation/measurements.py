@@ -169,14 +169,8 @@ def _lights(cases: Sequence[Case]) -> dict[str, Any]:
 
 def _pictures(cases: Sequence[Case], estimator: FaceEstimator, networks: Networks) -> dict[str, Any]:
     """Pixels against the true frame and the source. The floor's picture is moved, so its pixels are not compared."""
-    people: dict[int, np.ndarray] = {}
     frames: dict[tuple[int, int], TrueFrame] = {}
     rows: list[dict[str, Any]] = []
-
-    def person(picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
-        if id(picture) not in people:
-            people[id(picture)] = estimator.person(picture, seen)
-        return people[id(picture)]
 
     for case in cases:
         edited, row = case.edited, dict[str, Any]()
@@ -189,13 +183,13 @@ def _pictures(cases: Sequence[Case], estimator: FaceEstimator, networks: Network
             row["lpips"] = np.nan if networks.lpips is None else networks.lpips(output, truth)
             pair = (id(source), id(truth))
             if pair not in frames:
-                both = person(source, case.source), person(truth, case.goal)
+                both = estimator.person(source, case.source), estimator.person(truth, case.goal)
                 regions = regions_of(case.goal.landmarks, case.source.landmarks, both, edited.truth_shown)
                 frames[pair] = TrueFrame(truth, regions, case.goal.landmarks)
             row |= frames[pair].compare(output, None if case.output is None else case.output.landmarks)
         # A mask of the output itself, where there is no true frame, is empty without a face.
-        after = person(output, case.output) if truth is None else person(truth, case.goal)
-        free = image.background(person(source, case.source), after)
+        after = estimator.person(*((output, case.output) if truth is None else (truth, case.goal)))
+        free = image.background(estimator.person(source, case.source), after)
         error = image.mean_square(output, source, free)
         row["change_background"] = np.sqrt(error)
         row["background_psnr"] = min(-10 * np.log10(error), MAX_DB) if error > 0 else MAX_DB if error == 0 else np.nan

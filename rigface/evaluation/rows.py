@@ -79,31 +79,30 @@ def measure_edits(
         read = partial(_seen, given, outputs, known.readings, lambda pictures: _read(judges, pictures))
         reading = strangers_thread.submit(read)
         faces = _seen(given, outputs, known.estimates, estimator)
+        rows, cases, places = list[Row](), list[Case](), list[int]()
+        for place, edited in enumerate(edits):
+            source, output, target, truth = (
+                faces.get(small.digest(p)) for p in (edited.source, edited.output, edited.target, edited.truth)
+            )
+            usable = source is not None and (target is not None or not edited.edit.needs_target)
+            rows.append(_words(edited, "unusable" if not usable else "ok" if output is not None else "no_face"))
+            if source is not None and usable:
+                wanted = transfer(source.params, edited.edit, estimator.head, None if target is None else target.params)
+                goal = truth if edited.truth is not None else target
+                cases.append(Case(edited, source, output, target, goal, wanted, edited.model == FLOOR))
+                places.append(place)
+        numbers = measurements.numbers(cases, estimator, head, networks) if cases else {}
         seen = reading.result()
-    rows, cases, places = [], [], []
-    for place, edited in enumerate(edits):
-        source, output, target, truth = (
-            faces.get(small.digest(p)) for p in (edited.source, edited.output, edited.target, edited.truth)
-        )
-        usable = source is not None and (target is not None or not edited.edit.needs_target)
-        rows.append(_words(edited, "unusable" if not usable else "ok" if output is not None else "no_face"))
-        if source is not None and usable:
-            wanted = transfer(source.params, edited.edit, estimator.head, None if target is None else target.params)
-            goal = truth if edited.truth is not None else target
-            cases.append(Case(edited, source, output, target, goal, wanted, edited.model == FLOOR))
-            places.append(place)
-    if cases:
-        numbers = measurements.numbers(cases, estimator, head, networks)
-        if judges is not None:
-            readings = [
-                {name: seen.get(small.digest(getattr(c.edited, name))) for name in ("source", "output", "target")}
-                | {"goal": seen.get(small.digest(c.edited.target if c.edited.truth is None else c.edited.truth))}
-                for c in cases
-            ]
-            numbers |= strangers.columns(cases, readings, judges.networks)
-        for k, place in enumerate(places):
-            rows[place] |= {name: _plain(values[k]) for name, values in numbers.items()}
-            rows[place] |= measurements.swept(cases[k], estimator)
+    if judges is not None and cases:
+        readings = [
+            {name: seen.get(small.digest(getattr(c.edited, name))) for name in ("source", "output", "target")}
+            | {"goal": seen.get(small.digest(c.edited.target if c.edited.truth is None else c.edited.truth))}
+            for c in cases
+        ]
+        numbers |= strangers.columns(cases, readings, judges.networks)
+    for k, place in enumerate(places):
+        rows[place] |= {name: _plain(values[k]) for name, values in numbers.items()}
+        rows[place] |= measurements.swept(cases[k], estimator)
     return rows
 
 
