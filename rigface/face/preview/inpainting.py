@@ -21,8 +21,8 @@ from rigface.image import resized
 GROW = 0.02  # of the side, by which the hole is wider than the person: hair and soft edges lie outside a mask
 WORK_PX = 128  # resolution of hole and smooth filling
 RIM = 0.16  # of the side: width of the hole's rim that gets texture; a turn by 30 degrees uncovers less
-TONE = 0.06  # of the side: spread of the low frequencies, which are those of the background beside the hole
-MIN_REACH = 0.05  # share of that background in the spread, from which its tone is taken whole
+TONE = 0.045  # of the side: spread of the tones that are compared on both sides of the hole's edge
+MIN_REACH = 0.1  # share of either side in the spread, from which the difference counts whole
 FADE = 0.3  # of the rim, over which texture fades into the smooth inside
 MAX_PX = 1024  # side at which texture is filled in; what is uncovered of a larger crop is that much softer
 KEPT = 4  # backgrounds
@@ -81,13 +81,14 @@ def fill_background(picture: np.ndarray, hole: np.ndarray, has_texture: bool = T
 
 
 def _toned(filled: np.ndarray, small: np.ndarray, known: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """Patches (S, S, 3) uint8 in a rim (128, 128) bool, with the low frequencies of what is known beside it.
+    """Patches (S, S, 3) uint8 in a rim (128, 128) bool, with the tone of what is known beside it.
 
-    A patch of a wall in the light would else be a halo beside a wall in the shade.
+    The difference of tone at the hole's edge is spread over the rim, as in Poisson image editing (Perez et al.,
+    SIGGRAPH 2003). A patch of a wall in the light would else be a halo beside a wall in the shade.
     """
-    near, reach = _blurred(small, known)
-    own, _ = _blurred(resized(filled, WORK_PX).astype(np.float32), rim)
-    change = (near - own) * np.minimum(reach / MIN_REACH, 1)[..., None]
+    (near, here), (own, there) = _blurred(small, known), _blurred(resized(filled, WORK_PX).astype(np.float32), rim)
+    weight = np.where(rim, np.minimum(np.minimum(here, there) / MIN_REACH, 1), 0).astype(np.float32)
+    change = cv2.GaussianBlur(_filled(near - own, weight), (0, 0), TONE * WORK_PX)
     change = cv2.resize(change, filled.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return cv2.add(filled, change, dtype=cv2.CV_8U)
 
