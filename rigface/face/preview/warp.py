@@ -191,13 +191,16 @@ def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray, share: fl
 
     Hair and ears begin there in the picture. `facing` (V,) is the cosine to the viewer.
     """
+    hidden = share * np.clip((HIDDEN[0] - facing[rim]) / (HIDDEN[0] - HIDDEN[1]), 0, 1)
+    some = rim[hidden > 0]
     offsets = points - points[rim].mean(0)
     reach, turn = np.linalg.norm(offsets, axis=1), np.arctan2(offsets[:, 1], offsets[:, 0])
-    apart = np.abs(np.angle(np.exp(1j * (turn[rim][:, None] - turn))))
+    apart = np.abs((turn[some][:, None] - turn + np.pi) % (2 * np.pi) - np.pi)
     outline = np.where(apart < BESIDE, reach, 0).max(1)
-    hidden = np.clip((HIDDEN[0] - facing[rim]) / (HIDDEN[0] - HIDDEN[1]), 0, 1)
-    further = np.clip(outline / reach[rim] - 1, 0, MAX_PUSH) * hidden * share
-    return np.asarray(points[rim] + offsets[rim] * further[:, None])
+    further = np.clip(outline / reach[some] - 1, 0, MAX_PUSH) * hidden[hidden > 0]
+    out: np.ndarray = points[rim].copy()
+    out[hidden > 0] += offsets[some] * further[:, None]
+    return out
 
 
 def _twins(openings: list[Opening], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
