@@ -27,15 +27,15 @@ FADE = 0.3  # of the rim, over which texture fades into the smooth inside
 MAX_PX = 1024  # side at which texture is filled in; what is uncovered of a larger crop is that much softer
 KEPT = 4  # backgrounds
 
-_kept: OrderedDict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+_kept: OrderedDict[tuple[int, ...], tuple[np.ndarray, np.ndarray, np.ndarray]] = OrderedDict()
 _turn = threading.Lock()
 
 
-def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture (S, S, 3) uint8 without the person, who is 255 in the mask (S, S) uint8.
 
     Returns the filled background, valid where the second is above 0: (S, S) uint8, 255 on the person and their soft
-    edges. Both are shared between calls and not to be written to.
+    edges. The third are `edge_colours`. All are shared between calls and not to be written to.
     """
     key = (len(crop), *(zlib.crc32(np.ascontiguousarray(a).data) for a in (crop, mask)))
     with _turn:
@@ -50,9 +50,9 @@ def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, 
     return result
 
 
-def _inpainted(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _inpainted(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hole = hole_of(mask)
-    return fill_background(crop, hole), hole
+    return fill_background(crop, hole), hole, edge_colours(crop, mask)
 
 
 def hole_of(mask: np.ndarray) -> np.ndarray:
@@ -78,6 +78,20 @@ def fill_background(picture: np.ndarray, hole: np.ndarray, has_texture: bool = T
     filled = _toned(fill_by_patches(picture, ~known, rim, smooth), small, known, rim)
     share = cv2.resize(np.clip((RIM - depth) / (FADE * RIM), 0, 1).astype(np.float32), (size, size))
     return cv2.blendLinear(filled, smooth, share, 1 - share)
+
+
+def edge_colours(crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(128, 128, 6) uint8: colours of the person and of the background beside each place of a soft edge.
+
+    Each is continued over the edge from where it is sure. With them the kernel takes the background out of a mixed
+    pixel, as in the fast estimate of foregrounds by Forte and Pitie ("Approximate fast foreground colour estimation",
+    ICIP 2021): F + a (I - a F - (1 - a) B).
+    """
+    small, share = (cv2.resize(a, (WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA) for a in (crop, mask))
+    sure = cv2.erode((share > 250).astype(np.float32), np.ones((3, 3)), borderValue=1)
+    beside = (hole_of(share) == 0).astype(np.float32)
+    both = [_filled(small.astype(np.float32), where) for where in (sure, beside)]
+    return (np.concatenate(both, axis=2) + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def _toned(filled: np.ndarray, small: np.ndarray, known: np.ndarray, rim: np.ndarray) -> np.ndarray:

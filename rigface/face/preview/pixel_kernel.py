@@ -20,9 +20,9 @@ import numpy as np
 from rigface.face.rendering.jit import compiled
 
 # Columns of the vertex table.
-HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14
+HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, STRETCH, STEEP, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14, 15, 16
 
-CROP, IMAGE = 5, 10  # of the arrays of `_paint`
+CROP, IMAGE = 5, 11  # of the arrays of `_paint`
 
 KNEE = 0.8  # of white, from which brightened colours bend
 SETTLED_PX = 0.35  # of 512: a pixel that would move by less keeps its place, and stays sharp
@@ -50,7 +50,7 @@ def paint_pixels(*arrays: np.ndarray, threads: int = 1) -> None:
 
 def _paint(
     face: Any, shares: Any, triangles: Any, table: Any, inside: Any, crop: Any, mask: Any, soft: Any, back: Any,
-    hole: Any, image: Any, new_mask: Any, invented: Any, place: Any, sums: Any,
+    hole: Any, edge: Any, image: Any, new_mask: Any, invented: Any, place: Any, sums: Any,
     top: Any, bottom: Any,
 ) -> None:  # fmt: skip
     """Fill the rows of the preview from `top` up to `bottom`. Compiled by numba.
@@ -62,6 +62,7 @@ def _paint(
         crop: (S + 3, S + 3, 4) uint8, its border repeated once before and twice after; the fourth value is not used.
         mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from `inpaint_background`, or
             (0, 0, 3) and (0, 0).
+        edge: (h, h, 6) uint8 from `edge_colours`; or (0, 0, 6).
         image, new_mask, invented: to be filled; and place (S, S, 2) float32, the source position of each pixel.
         sums: (16,) float32 to work in; with a length known to the compiler the loop over it would not be vectorised.
     """
@@ -101,6 +102,21 @@ def _paint(
             x0 * sums[2] + x1 * sums[6] + x2 * sums[10] + x3 * sums[14],
         )
 
+    def bare(colour: Any, c: Any, level: Any, share: Any, x: Any, y: Any) -> Any:  # without the background
+        last = edge.shape[0] - 1
+        zoom = edge.shape[0] / np.float64(size)
+        u, v = min(max((x + 0.5) * zoom - 0.5, 0.0), last), min(max((y + 0.5) * zoom - 0.5, 0.0), last)
+        i, j = min(int(u), last - 1), min(int(v), last - 1)
+        p, q = u - i, v - j
+        w00, w01, w10, w11 = (1 - p) * (1 - q), p * (1 - q), (1 - p) * q, p * q
+        ours = w00 * edge[j, i, c] + w01 * edge[j, i + 1, c] + w10 * edge[j + 1, i, c] + w11 * edge[j + 1, i + 1, c]
+        c += 3
+        theirs = w00 * edge[j, i, c] + w01 * edge[j, i + 1, c] + w10 * edge[j + 1, i, c] + w11 * edge[j + 1, i + 1, c]
+        return colour + share * (ours + level * (colour - theirs - level * (ours - theirs)) - colour)
+
+    def steep(level: Any, by: Any) -> Any:
+        return min(max(0.5 + by * (level - 0.5), 0.0), 1.0)
+
     masked, layered = mask.shape[0] > 0, back.shape[0] > 0
     unit = size / 512.0
 
@@ -123,8 +139,10 @@ def _paint(
             x, y = i + 0.5 + share * dx, j + 0.5 + share * dy
             place[j, i, 0], place[j, i, 1] = x, y
             visible = w0 * at0[SEEN] + w1 * at1[SEEN] + w2 * at2[SEEN]
-            new = 1 - visible
             mirrored = visible < 0.999
+            if mirrored:
+                visible = steep(visible, w0 * at0[STEEP] + w1 * at1[STEEP] + w2 * at2[STEEP])
+            new = 1 - visible
             a, b, p, q = corner(x, y)
             ta, tb, tp, tq = a, b, p, q
             if mirrored:
@@ -134,12 +152,17 @@ def _paint(
                 )
             person = 1.0
             if masked:
-                person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q)
+                person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q) / 255.0
+                own_share = twin_share = person
                 if mirrored:
-                    person = visible * person + (1 - visible) * grey(soft, ta, tb, tp, tq) / 255.0
-                    level = visible * level + (1 - visible) * grey(mask, ta, tb, tp, tq)
-                new_mask[j, i] = np.uint8(level + 0.5)
-            still = filled = 0.0  # shares of the background as it is, and as it is filled in
+                    twin_share = grey(soft, ta, tb, tp, tq) / 255.0
+                    person = visible * person + (1 - visible) * twin_share
+                    level = visible * level + (1 - visible) * grey(mask, ta, tb, tp, tq) / 255.0
+                if 0 < person < 1:
+                    stretch = w0 * at0[STRETCH] + w1 * at1[STRETCH] + w2 * at2[STRETCH]
+                    person, level = steep(person, stretch), steep(level, stretch)
+                new_mask[j, i] = np.uint8(255 * level + 0.5)
+            still = filled = clean = 0.0  # shares of the background as it is, as it is filled in, and of it taken away
             if layered and person < 0.999:
                 near = hole[j, i] / 255.0  # beside the person; elsewhere the background does not move at all
                 if person == 0 and near == 0:
@@ -149,6 +172,7 @@ def _paint(
                     continue
                 far = min(max((np.sqrt(moved) - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
                 still, filled = (1 - person) * (1 - near), (1 - person) * near * far
+                clean = far * person / max(1 - still - filled, 1e-6)
                 new = max(new, filled)
             own = colours(a, b, p, q)
             twin = colours(ta, tb, tp, tq) if mirrored else own
@@ -160,11 +184,17 @@ def _paint(
             for c in range(3):
                 lit = w0 * at0[LIT + c] + w1 * at1[LIT + c] + w2 * at2[LIT + c]
                 lit = 1 + person * (lit - 1)
-                value = lit * own[c]
+                colour = np.float64(own[c])
+                if clean > 0:
+                    colour = bare(colour, c, own_share, clean, a + p, b + q)
+                value = lit * colour
                 if mirrored:
                     twin_lit = w0 * at0[TWIN_LIT + c] + w1 * at1[TWIN_LIT + c] + w2 * at2[TWIN_LIT + c]
                     twin_lit = 1 + person * (twin_lit - 1)
-                    value = visible * value + (1 - visible) * twin_lit * twin[c]
+                    colour = np.float64(twin[c])
+                    if clean > 0:
+                        colour = bare(colour, c, twin_share, clean, ta + tp, tb + tq)
+                    value = visible * value + (1 - visible) * twin_lit * colour
                 if dark > 0:
                     depth = inside[0, c] + tongue * tongue * (inside[1, c] - inside[0, c])
                     depth += teeth * (inside[2, c] - depth)

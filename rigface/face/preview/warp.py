@@ -34,7 +34,7 @@ from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
 from rigface.face.preview.eye_mouth_openings import Opening, close_opening, find_openings
-from rigface.face.preview.inpainting import hole_of, inpaint_background
+from rigface.face.preview.inpainting import edge_colours, hole_of, inpaint_background
 from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, frontality, ring_triangles, surround_mesh
 from rigface.face.reconstruction.quality import is_grey
 from rigface.face.rendering.lighting import shade
@@ -53,6 +53,8 @@ SEEN, HAIR_SEEN = (0.3, 0.6), (0.05, 0.35)
 HIDDEN = (0.1, -0.2)  # cosines to the viewer of the rim between which the cheek comes to hide it
 BESIDE, MAX_PUSH = 0.05, 0.4  # radians within which an outline is looked for; share of the radius it may be off
 BRIGHTENED = 2.0  # by at most so much is mirrored skin made as bright as its new side: a light is no surer than that
+STEEP = 6.0  # of the change from hair to mirrored hair: half of each would show twice what the two do not share
+MAX_STRETCH = 8.0  # times by which an edge that is stretched with its surroundings is made sharp again
 SOFT_MASK = 0.003  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
@@ -105,7 +107,7 @@ class Previewer:
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
         drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
         fragments = rasterize(torch.from_numpy(drawn)[None], mesh.triangles, size)
-        soft, back, hole = _layers(crop, mask, back, drawn, table)
+        soft, back, hole, edge = _layers(crop, mask, back, drawn, table)
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
@@ -113,7 +115,7 @@ class Previewer:
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
             _inside_of_mouth(crop, points[0], grey),
             cv2.copyMakeBorder(cv2.cvtColor(crop, cv2.COLOR_RGB2RGBA), 1, 2, 1, 2, cv2.BORDER_REPLICATE),
-            hard, soft, back, hole, image, new_mask, invented, threads=torch.get_num_threads(),
+            hard, soft, back, hole, edge, image, new_mask, invented, threads=torch.get_num_threads(),
         )  # fmt: skip
         return Preview(image, None if mask is None else new_mask, invented)
 
@@ -165,6 +167,11 @@ class _Mesh:
         table[:, pixel_kernel.TWIN : pixel_kernel.TWIN + 2] = np.concatenate(
             [before[self.mirror, :2], around.before[np.concatenate(mirrored), :2], *_twins(self.openings, strips)]
         )
+        table[:, pixel_kernel.STRETCH] = table[:, pixel_kernel.STEEP] = 1
+        table[count : count + len(around.before), pixel_kernel.STEEP] = STEEP
+        table[self.rim, pixel_kernel.STRETCH], table[count : count + len(around.before), pixel_kernel.STRETCH] = (
+            _stretch(*((p[self.rim, :2], a[:, :2]) for p, a in ((before, around.before), (after, around.after))))
+        )
         # The surround may be mirrored only if a mask keeps the background out of it.
         sides = np.ones((len(mirrored), ring))
         if masked:
@@ -184,6 +191,22 @@ class _Mesh:
             table[:, column : column + 3] = np.concatenate([ratio[:count], rings, ratio[rims]])
         drawn = np.concatenate([after, around.after, *[s[1] for s in strips]]).astype(np.float32)
         return drawn, table
+
+
+def _stretch(
+    before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) and (K R,): how many times longer the ways from ring to ring have become, at the rim and at the rings.
+
+    Each is given by its rim (R, 2) and rings (K R, 2).
+    """
+
+    def ways(rim: np.ndarray, rings: np.ndarray) -> np.ndarray:
+        places = np.concatenate([rim, rings]).reshape(-1, *rim.shape)
+        return np.asarray(np.linalg.norm(np.diff(places, axis=0), axis=2))
+
+    times = np.clip(ways(*after) / np.maximum(ways(*before), 1e-3), 1, MAX_STRETCH)
+    return times[0], times.ravel()
 
 
 def _unhidden(points: np.ndarray, facing: np.ndarray, rim: np.ndarray, share: float = 1.0) -> np.ndarray:
@@ -280,18 +303,22 @@ def _shown(facing: np.ndarray, mirror: np.ndarray, seen: tuple[float, float]) ->
 
 def _layers(
     crop: np.ndarray, mask: np.ndarray | None, back: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mask with soft edges, the background behind the person, the mask of its filled pixels; or empty arrays."""
-    nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
+) -> tuple[np.ndarray, ...]:
+    """The mask with soft edges, the background behind the person, the mask of its filled pixels, and `edge_colours`;
+    or empty arrays.
+    """
+    nothing = [np.zeros(shape, np.uint8) for shape in ((0, 0), (0, 0, 3), (0, 0), (0, 0, 6))]
     if mask is None:
-        return nothing
+        return tuple(nothing)
     size = len(crop)
     width = 2 * round(SOFT_MASK * size) + 1
     soft = cv2.blur(mask, (width, width))
     moved = np.abs(drawn[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
     if moved * 512 / size < pixel_kernel.STILL_PX:
         return soft, *nothing[1:]
-    return (soft, *inpaint_background(crop, mask)) if back is None else (soft, back, hole_of(mask))
+    if back is None:
+        return soft, *inpaint_background(crop, mask)
+    return soft, back, hole_of(mask), edge_colours(crop, mask)
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray, grey: bool) -> np.ndarray:

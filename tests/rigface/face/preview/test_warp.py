@@ -137,6 +137,37 @@ def test_uncovered_background_is_inpainted_and_marked_invented(preview, source):
     assert np.median(out.invented[left_behind]) > 0.9
 
 
+def test_soft_edges_of_the_person_carry_no_old_background_along(preview, source):
+    mask = np.zeros((256, 256), np.uint8)
+    mask[50:200, 60:196] = 255
+    mask = cv2.GaussianBlur(mask, (0, 0), 3)
+    share = mask[..., None] / np.float32(255)
+    image = (30 * share + 200 * (1 - share) + 0.5).astype(np.uint8).repeat(3, 2)
+    out = preview(image, source, edited(source, roll_deg=30), mask)
+    share = out.mask / 255
+    edge = (share > 0.2) & (share < 0.8) & (out.invented > 0.15)
+    assert edge.sum() > 300
+    assert np.abs(out.image[edge].mean(1) - (30 * share + 200 * (1 - share))[edge]).mean() < 15
+
+
+def test_edge_of_the_person_stays_sharp_where_its_surroundings_are_stretched(preview, source):
+    mask = np.zeros((256, 256), np.uint8)
+    cv2.fillConvexPoly(mask, outline(source, 1.08), 255)
+    mask = cv2.blur(mask, (3, 3))
+    out = preview(np.dstack([mask] * 3), source, edited(source, yaw_deg=30), mask)
+    soft = lambda mask: int(((mask > 20) & (mask < 235)).sum())  # noqa: E731
+    assert soft(out.mask) < 0.7 * soft(mask)
+
+
+def test_hair_is_either_itself_or_mirrored(preview, source):
+    turned, grey = edited(source, yaw_deg=-20), np.full((256, 256, 3), 90, np.uint8)
+    invented = preview(grey, turned, edited(source, yaw_deg=20), np.full((256, 256), 255, np.uint8)).invented
+    face = np.zeros((256, 256), np.uint8)
+    cv2.fillConvexPoly(face, outline(edited(source, yaw_deg=20), 1.03), 1)
+    assert (invented[face == 0] > 0.8).sum() > 400
+    assert ((invented > 0.2) & (invented < 0.8))[face == 0].sum() < 1000
+
+
 def test_closing_eyes_do_not_squash_the_iris(preview, source):
     points = points_of(source)
     (x0, _), (x1, _) = points[[33, 133], :2]
