@@ -50,6 +50,8 @@ TINT = 0.35  # log of the largest change of colour from place to place; a fitted
 # Cosine to the viewer at which a piece of skin counts as not seen, and as seen. Nearer to the outline the fit is off by
 # some pixels, and the background would show on the cheek. Hair, ears and neck are placed no better than that anyway.
 SEEN, HAIR_SEEN = (0.3, 0.6), (0.05, 0.35)
+DEPTH_PX, BEHIND_PX = 128, 5  # side of the depth image; of a square, what lies in front of its middle hides it
+BEHIND = (0.2, 0.35)  # distances behind that, in those of the outer eyes, between which a piece of skin is hidden
 HIDDEN = (0.1, -0.2)  # cosines to the viewer of the rim between which the cheek comes to hide it
 BESIDE, MAX_PUSH = 0.05, 0.4  # radians within which an outline is looked for; share of the radius it may be off
 BRIGHTENED = 2.0  # by at most so much is mirrored skin made as bright as its new side: a light is no surer than that
@@ -103,7 +105,8 @@ class Previewer:
             p[mesh.rim, :2] = _unhidden(p[:, :2], facing, mesh.rim, share)
         straight_rim = self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, mesh.rim]
         around = surround_mesh(straight_rim, points[0, mesh.rim], both, size, skull)
-        shown = _shown(normals[..., 2].numpy(), mesh.mirror, SEEN)
+        in_view = _in_view(points / size, self._head.faces, eyes / size)
+        shown = _shown(normals[..., 2].numpy(), mesh.mirror, SEEN, in_view)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
         drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
         fragments = rasterize(torch.from_numpy(drawn)[None], mesh.triangles, size)
@@ -289,16 +292,34 @@ def _tempered(ratio: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
     return (grey * tint.exp()).clamp(*RATIO).pow(1 / GAMMA).numpy()
 
 
-def _shown(facing: np.ndarray, mirror: np.ndarray, seen: tuple[float, float]) -> np.ndarray:
+def _shown(
+    facing: np.ndarray, mirror: np.ndarray, seen: tuple[float, float], in_view: np.ndarray | None = None
+) -> np.ndarray:
     """(V,) how well the source shows what the edit wants to see of each vertex, against its mirror image (V,).
 
-    `facing` (2, V) is the cosine to the viewer, before and after.
+    `facing` (2, V) is the cosine to the viewer, before and after; `in_view` (2, V) is 0 behind other skin.
     """
     before, after = facing
     clear = np.clip((before - seen[0]) / (seen[1] - seen[0]), 0, 1)
     no_worse = np.clip(1 - (after - before - 0.05) / 0.25, 0, 1)  # as grazing as it was: keep what the source has
+    if in_view is not None:
+        clear = clear * in_view[0]
+        no_worse = no_worse * np.clip(1 - (in_view[1] - in_view[0] - 0.05) / 0.25, 0, 1)
     as_good = np.clip(1 - (clear[mirror] - clear - 0.05) / 0.4, 0, 1)  # the twin must be clearly better
     return np.asarray(np.maximum(np.maximum(clear, no_worse), as_good))
+
+
+def _in_view(points: np.ndarray, faces: torch.Tensor, eyes: float) -> np.ndarray:
+    """(N, V) in [0, 1]: 0 for vertices (N, V, 3) behind the nose or another part of the face, or at its outline.
+
+    Points and the distance of the eyes are in shares of the crop's side.
+    """
+    places = points * DEPTH_PX
+    depth = rasterize(torch.from_numpy(places), faces, DEPTH_PX).depth.numpy()
+    at = places[..., :2].astype(int).clip(0, DEPTH_PX - 1)
+    nearest = np.stack([cv2.erode(d, np.ones((BEHIND_PX,) * 2))[xy[:, 1], xy[:, 0]] for d, xy in zip(depth, at)])
+    behind = np.where(np.isfinite(nearest), places[..., 2] - nearest, 0) / (eyes * DEPTH_PX)
+    return np.asarray(np.clip(1 - (behind - BEHIND[0]) / (BEHIND[1] - BEHIND[0]), 0, 1))
 
 
 def _layers(

@@ -168,6 +168,20 @@ def test_hair_is_either_itself_or_mirrored(preview, source):
     assert ((invented > 0.2) & (invented < 0.8))[face == 0].sum() < 1000
 
 
+def test_nose_leaves_no_outline_on_the_cheek_that_it_hid(preview, source):
+    turned = edited(source, yaw_deg=35)
+    straight = edited(turned, yaw_deg=0)
+    nose = np.array([1, 2, 4, 5, 6, 19, 45, 48, 94, 98, 168, 195, 197, 275, 278, 327])  # landmarks
+    picture, allowed = np.full((256, 256, 3), 120, np.uint8), np.zeros((256, 256), np.uint8)
+    for image, params, colour in ((picture, turned, (250, 120, 120)), (allowed, straight, 1)):
+        hull = cv2.convexHull(points_of(params)[nose, :2].astype(np.float32))
+        cv2.fillConvexPoly(image, hull.astype(np.int32), colour)
+    out = preview(picture, turned, straight).image
+    beside = cv2.dilate(allowed, np.ones((5, 5))) == 0
+    assert (out[..., 0] > 170)[beside].sum() < 5
+    assert (out[..., 0] > 185)[allowed > 0].mean() > 0.5
+
+
 def test_closing_eyes_do_not_squash_the_iris(preview, source):
     points = points_of(source)
     (x0, _), (x1, _) = points[[33, 133], :2]
