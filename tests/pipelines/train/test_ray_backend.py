@@ -159,6 +159,8 @@ def test_run_on_ray_returns_the_numbers_of_its_last_report(config, monkeypatch, 
 # One process starts the other, as a fork: each of its own would import the networks anew.
 TWO_RANKS = """
 import os, pickle, sys
+from rigface.host_environment import spare_imports
+spare_imports()
 import torch
 from pipelines.train.backend import LocalBackend
 from pipelines.train.loop import loop
