@@ -2,12 +2,14 @@
 
     python benchmarks/gpu_train.py plan              a minute on a CPU; nothing of the model is held in memory
     python benchmarks/gpu_train.py measure           under eight minutes on one GPU of 80 GB
+    python benchmarks/gpu_train.py measure --toy --device cpu --batch 2      the same path in seconds, to try the script
 
 `plan` counts the model's numbers, and the bytes that autograd keeps for the backward pass of an example at 512 px under
 bfloat16, on fake tensors, which have shapes and no content; and prints the table of docs/training.md for 1, 8 and 64
 GPUs.
 `measure` times optimizer steps with random latents: DDP's way (one process), FSDP2's, with and without compilation and
-channels-last; prints peak memory; and compares the loss with that of a CPU in float32, which has to agree to 1 %.
+channels-last; prints peak memory; and compares the loss with that of a CPU in float32, which has to agree to 1 %. With
+`--toy` networks are small and their figures mean nothing.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import copy
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,24 +28,37 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from pipelines.train.model_setup import compile_blocks
+from rigface.model import number_format
 from rigface.model.diffusion import Draw, row_losses
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.model.model_config import Process
 from rigface.model.unets import RigFaceModel, build, network
 
-WIDTHS, TEXT, EXPRESSION, SIDE = (320, 640, 1280, 1280), (77, 768), 52, 64  # SD 1.5; 512 px in latents
+EXPRESSION = 52
 GIB = 2**30
 
 
-def model_of_size() -> RigFaceModel:
-    """Both networks on the current device, at SD 1.5's size."""
-    return build(*network(WIDTHS, text_dim=TEXT[1]), torch.zeros(TEXT), EXPRESSION)
+@dataclass(frozen=True)
+class Size:
+    """Channels of the blocks, (tokens, channels) of the text, and the side of the latents."""
+
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    text: tuple[int, int] = (77, 768)
+    side: int = 64
 
 
-def random_example(batch: int, device: Any = "cpu") -> tuple[LatentExample, Draw]:
+SD15, TOY = Size(), Size((32, 64), (2, 24), 8)  # Stable Diffusion 1.5 at 512 px; a size for tries
+
+
+def model_of_size(size: Size) -> RigFaceModel:
+    """Both networks on the current device."""
+    return build(*network(size.widths, text_dim=size.text[1]), torch.zeros(size.text), EXPRESSION)
+
+
+def random_example(size: Size, batch: int, device: Any = "cpu") -> tuple[LatentExample, Draw]:
     """Random latents and a draw."""
     random = torch.Generator().manual_seed(0)
-    latents = [torch.randn(batch, 4, SIDE, SIDE, generator=random).to(device) for _ in range(5)]
+    latents = [torch.randn(batch, 4, size.side, size.side, generator=random).to(device) for _ in range(5)]
     code = torch.randn(batch, EXPRESSION, generator=random).to(device)
     conditions = LatentConditions(latents[0], latents[1], code, reference=latents[2])
     times = torch.linspace(100, 900, batch).long().to(device)
@@ -52,8 +68,8 @@ def random_example(batch: int, device: Any = "cpu") -> tuple[LatentExample, Draw
 def kept_bytes(batch: int) -> tuple[int, int]:
     """Numbers that are trained, and bytes that autograd keeps for a backward pass, weights and inputs left out."""
     with FakeTensorMode():
-        model = model_of_size().train()
-        example, drawn = random_example(batch)
+        model = model_of_size(SD15).train()
+        example, drawn = random_example(SD15, batch)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         kept: dict[int, int] = {}
 
@@ -88,70 +104,78 @@ def plan() -> None:
         print(f"| {gpus} | {sharding} | {cells} | {sum(sizes):.1f} | {rooms[0]} | {rooms[1]} |")
 
 
-def steps_of(model: Any, batch: int, half: bool, count: int = 8) -> dict[str, float]:
-    """Median seconds of a step, peak memory and the first loss."""
-    device = torch.device("cuda")
+def half(device: torch.device, wanted: bool = True) -> AbstractContextManager[Any]:
+    """Computation in bfloat16, where the device has it."""
+    dtype = number_format.autocast_dtype("auto", device) if wanted else None
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def steps_of(
+    model: Any, size: Size, batch: int, device: torch.device, autocast: bool, count: int = 8
+) -> dict[str, float]:
+    """Median seconds of a step, peak memory of a GPU and the first loss."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    example, drawn = random_example(batch, device)
-    torch.cuda.reset_peak_memory_stats()
+    example, drawn = random_example(size, batch, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     times, losses = [], []
     for _ in range(count):
-        torch.cuda.synchronize()
+        wait(device)
         began = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
+        with half(device, autocast):
             loss = row_losses(model, example, Process(), drawn).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        wait(device)
         times.append(time.perf_counter() - began)
         losses.append(loss.item())
-    return {
-        "step_s": sorted(times[count // 2 :])[count // 4],
-        "peak_gib": torch.cuda.max_memory_allocated() / GIB,
-        "loss": losses[0],
-    }
+    peak = {"peak_gib": torch.cuda.max_memory_allocated() / GIB} if device.type == "cuda" else {}
+    return {"step_s": sorted(times[count // 2 :])[count // 4], **peak, "loss": losses[0]}
 
 
-def measure(batch: int) -> None:
+def measure(size: Size, batch: int, device: torch.device) -> None:
     """Print a line of JSON for each way to train."""
     torch.manual_seed(0)
-    start = model_of_size()
+    start = model_of_size(size)
+    example, drawn = random_example(size, 2)
     with torch.no_grad():
-        exact = row_losses(start, *_first(2)).mean().item()
-        on_gpu = copy.deepcopy(start).cuda()
-        example, drawn = random_example(2, "cuda")
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = row_losses(on_gpu, example, Process(), drawn).mean().item()
-    print(
-        json.dumps({"loss_cpu_float32": exact, "loss_gpu_bfloat16": loss, "apart": abs(loss / exact - 1)}), flush=True
-    )
-    del on_gpu
+        exact = row_losses(start, example, Process(), drawn).mean().item()
+        there = copy.deepcopy(start).to(device)
+        example, drawn = random_example(size, 2, device)
+        with half(device):
+            loss = row_losses(there, example, Process(), drawn).mean().item()
+    compared = {"loss_cpu_float32": exact, f"loss_{device.type}": loss, "apart": abs(loss / exact - 1)}
+    print(json.dumps(compared), flush=True)
+    del there
     for name in ("ddp", "ddp, channels-last", "ddp, compiled", "fsdp", "fsdp, compiled"):
-        torch.cuda.empty_cache()
-        model = copy.deepcopy(start).cuda()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        model = copy.deepcopy(start).to(device)
         if "channels-last" in name:
             model = model.to(memory_format=torch.channels_last)
         if "compiled" in name:
-            compile_blocks(model)
+            compile_blocks(model, *(() if device.type == "cuda" else ("eager",)))
         if "fsdp" in name:
-            model = sharded(model)
-        print(json.dumps({"way": name, "batch": batch, **steps_of(model, batch, "fsdp" not in name)}), flush=True)
+            model = sharded(model, device)
+        figures = steps_of(model, size, batch, device, autocast="fsdp" not in name)
+        print(json.dumps({"way": name, "batch": batch, **figures}), flush=True)
         del model
 
 
-def _first(batch: int) -> tuple[LatentExample, Process, Draw]:
-    example, drawn = random_example(batch)
-    return example, Process(), drawn
-
-
-def sharded(model: RigFaceModel) -> RigFaceModel:
+def sharded(model: RigFaceModel, device: torch.device) -> RigFaceModel:
     """FSDP2 in a group of one process."""
     if not torch.distributed.is_initialized():
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531", "RANK": "0", "WORLD_SIZE": "1"}
-        torch.distributed.init_process_group("nccl")
-    mesh = init_device_mesh("cuda", (1,))
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    mesh = init_device_mesh(device.type, (1,))
+    policy = MixedPrecisionPolicy(param_dtype=number_format.autocast_dtype("auto", device), reduce_dtype=torch.float32)
     for unet in (model.identity, model.denoiser):
         for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=unet is model.denoiser)
@@ -164,9 +188,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("plan", "measure"))
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--toy", action="store_true", help="small networks, to try the script")
     options = parser.parse_args()
     if options.what == "measure":
-        measure(options.batch)
+        measure(TOY if options.toy else SD15, options.batch, options.device)
     else:
         plan()
 
