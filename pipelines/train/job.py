@@ -31,6 +31,7 @@ from rigface.storage import lock
 from rigface.storage.store import Store
 
 RESIZE_S = 60.0  # interval at which an elastic run checks for room for another worker
+TRAINED = ("model", "checkpoints")  # folders of an output that show that something was trained
 FIXED = (
     "examples", "more_examples", "weights",
     "start", "autoencoder", "networks", "optimizer", "lr_groups", "decay",
@@ -108,7 +109,9 @@ def _claim(store: Store, config: TrainConfig) -> None:
     """Write the run information, after checking that a run of this output may go on with this config."""
     settings = json.loads(json.dumps(asdict(config)))
     examples = examples_hash(*map(Store, config.folders))
-    before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
+    before = run_info.load_own(store, "train", TRAINED) or {"runs": []}
+    if not any(True for folder in (*TRAINED, "ray") for _ in store.paths(folder)):  # refused before its first step
+        before |= {"config": settings, "examples": examples}
     default = json.loads(json.dumps(asdict(TrainConfig())))  # a run from before there was a setting had that
     own = {n: before["config"].get(n, default[n]) for n in FIXED}
     changed = [n for n in FIXED if own[n] != settings[n]]

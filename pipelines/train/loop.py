@@ -110,6 +110,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         if in_a_row >= MAX_SKIPPED or (in_a_row and stop):
             if progress is not None:
                 progress.close()
+            meter.close()
             log.close(failed=True)
             state.settle()
             raise JobBroken(

@@ -52,12 +52,16 @@ class StepMeter:
             self._profiler = torch.profiler.profile(activities=kinds, acc_events=True)
             self._profiler.start()
         self._steps += 1
-        if self._peak and self._steps == 1:
-            with FlopCounterMode(display=False) as counter:
+        try:
+            if self._peak and self._steps == 1:
+                with FlopCounterMode(display=False) as counter:
+                    yield
+                self._flops = counter.get_total_flops()
+            else:
                 yield
-            self._flops = counter.get_total_flops()
-        else:
-            yield
+        except BaseException:
+            self.close()  # the steps before may say why
+            raise
         if self._steps == UNTRACED + self._wanted:
             self.close()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.train.config import debug
-from pipelines.train.throughput import StepMeter, peak_tflops
+from pipelines.train.throughput import UNTRACED, StepMeter, peak_tflops
 from rigface.storage.store import Store
 
 
@@ -17,6 +17,16 @@ def test_mfu_is_counted_products_over_the_peak(tmp_path):
         with meter.step():
             layer(torch.ones(4, 8)).sum().backward()  # two products of 2 x 4 x 8 x 16: output, gradient of weights
     assert meter.mfu(2.0)["mfu"] == pytest.approx(2 * 2 * 4 * 8 * 16 / 2e6)
+
+
+def test_trace_of_a_run_that_raises_is_kept(tmp_path):
+    meter = StepMeter(replace(debug(), profile=10), torch.device("cpu"), Store(str(tmp_path)), rank=0)
+    for _ in range(UNTRACED + 1):
+        with meter.step():
+            torch.ones(2).sum()
+    with pytest.raises(ZeroDivisionError), meter.step():
+        1 / 0  # noqa: B018
+    assert (tmp_path / "profile" / "worker-0000.json.gz").stat().st_size
 
 
 @pytest.mark.parametrize(
