@@ -105,15 +105,13 @@ def test_training_overfits_one_batch(config, finished):
     for group in training.optimizer.param_groups:
         group["lr"] = 1e-3
     before = float(refiner_loss(nothing_but(batch, torch.zeros_like(batch.preview)), batch))
-    losses = []
     for _ in range(36):
         loss = refiner_loss(training.network(batch.pictures, batch.code), batch)
-        losses.append(loss.item())
         training.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(training.network.parameters(), job.MAX_GRADIENT)
         training.optimizer.step()
-    assert min(losses) < 0.8 * before  # single steps of so small a batch may rise
+    assert loss.item() < 0.8 * before
 
 
 def test_people_of_the_test_split_are_never_drawn(config, finished):
