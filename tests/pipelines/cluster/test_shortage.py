@@ -36,7 +36,7 @@ def test_actor_that_cannot_be_placed_is_named_and_one_that_starts_slowly_is_not(
 
     class Slow:
         def __init__(self) -> None:
-            time.sleep(30)
+            time.sleep(600)  # it is killed
 
     def await_shortage(need: Need) -> str:
         end = time.monotonic() + 20
@@ -46,9 +46,10 @@ def test_actor_that_cannot_be_placed_is_named_and_one_that_starts_slowly_is_not(
 
     with connected(ray_cluster):
         slow = ray.remote(num_cpus=0.1)(Slow).remote()
-        states = ray._private.state.actors
-        while not any(a["Address"]["Port"] and a["State"] == "PENDING_CREATION" for a in states().values()):
+        own, states = slow._actor_id.hex(), ray._private.state.actors
+        while not (own in states() and states()[own]["Address"]["Port"]):  # that of another job may wait, too
             time.sleep(0.1)
+        assert states()[own]["State"] == "PENDING_CREATION"
         assert shortage([Need("huge", 1000.0, actors=1)]) == ""  # all of ours have a place
         huge = ray.remote(num_cpus=1000)(Slow).remote()
         text = await_shortage(Need("huge", 1000.0, actors=1))
